@@ -1,0 +1,1 @@
+"""Reading image folders: listing, decoding, splits, augmentation, cached latents."""

@@ -1,0 +1,1 @@
+"""What every other floor stands on: seeds, files, images, devices, run folders."""

@@ -1,0 +1,1 @@
+"""Loss functions: they take tensors and return their named parts."""

@@ -1,0 +1,1 @@
+"""The training floor: flags, learners, the one loop, schedules, stopping."""

@@ -1,0 +1,233 @@
+"""Flags: groups that scripts share, strict YAML configs, and how a script ends.
+
+Nothing here imports torch, so `--help` and a mistyped flag answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from stepwise.foundation.errors import Interrupted, UserError
+
+OUT_OF_MEMORY_ADVICE = (
+    "Out of memory. Reduce --batch-size (16 -> 8 -> 4); when training, raise --grad-accum to keep the\n"
+    "effective batch. Or train the VAE at a smaller --image-size (128 -> 64). --num-workers 0 saves RAM."
+)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the example's line breaks and shows every default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False) or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser with an example, no abbreviations, and errors of one or two lines."""
+
+    def __init__(self, description: str, example: str):
+        super().__init__(
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"error: {message}\nSee every flag with: python {Path(sys.argv[0]).name} --help\n")
+        raise SystemExit(2)
+
+
+def add_run_flags(parser: Parser, *, device: bool = True, workers: bool = True, seed: int | None = 42) -> None:
+    """The flags that every script has."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--config", metavar="FILE.yaml", help="flags from a YAML file; the command line wins over it")
+    group.add_argument("--base-dir", default=".", help="relative paths are resolved against this folder")
+    seed_help = "random seed" if seed is not None else "random seed (default: drawn anew, printed and recorded)"
+    group.add_argument("--seed", type=non_negative_int, default=seed, help=seed_help)
+    if device:
+        group.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto", help="where to compute")
+    if workers:
+        group.add_argument(
+            "--num-workers", type=non_negative_int, default=4, help="processes that prepare images; 0: none"
+        )
+
+
+def parse(parser: Parser, argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse `argv`, with the keys of a `--config` file placed before it as flags."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    finder.error = parser.error  # type: ignore[method-assign]
+    config = finder.parse_known_args(argv)[0].config
+    return parser.parse_args((config_flags(parser, Path(config)) if config else []) + argv)
+
+
+def config_flags(parser: Parser, path: Path) -> list[str]:
+    """The flags that a YAML file stands for. Nested sections are only headings."""
+    import yaml
+
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())
+    except OSError as error:
+        parser.error(f"cannot read --config {path}: {error.strerror}")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"--config {path} is not valid YAML: {' '.join(str(error).split())}")
+    if not isinstance(document or {}, dict):
+        parser.error(f"--config {path} must hold `flag: value` lines, found {type(document).__name__}")
+    actions = {
+        option[2:]: action for action in parser._actions for option in action.option_strings if option[:2] == "--"
+    }
+    flags: list[str] = []
+    for key, value in _flatten(document or {}):
+        name = key.replace("_", "-")
+        if name not in actions or name in ("config", "help"):
+            near = difflib.get_close_matches(name, actions, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            parser.error(f"--config {path}: unknown key '{key}'{hint}")
+        flags += _as_flags(parser, path, name, value, actions[name])
+    return flags
+
+
+def _strict_loader() -> type:
+    """yaml.SafeLoader that refuses a key given twice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+            if twice is not None:
+                raise yaml.YAMLError(f"the key '{twice}' stands twice, line {node.start_mark.line + 1} and on")
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _flatten(document: dict):
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from _flatten(value)
+        else:
+            yield str(key), value
+
+
+def _as_flags(parser: Parser, path: Path, name: str, value: Any, action: argparse.Action) -> list[str]:
+    if value is None:
+        return []
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            parser.error(f"--config {path}: '{name}' is a switch and takes true or false, found {value!r}")
+        return [f"--{name}"] if value else []
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value}"]
+
+
+def positive_int(text: str) -> int:
+    return _number(text, int, lambda n: n > 0, "a whole number above 0")
+
+
+def non_negative_int(text: str) -> int:
+    return _number(text, int, lambda n: n >= 0, "a whole number of 0 or more")
+
+
+def positive_float(text: str) -> float:
+    return _number(text, float, lambda x: 0 < x < float("inf"), "a number above 0")
+
+
+def non_negative_float(text: str) -> float:
+    return _number(text, float, lambda x: 0 <= x < float("inf"), "a number of 0 or more")
+
+
+def fraction(text: str) -> float:
+    return _number(text, float, lambda x: 0 <= x < 1, "a number from 0 up to, not including, 1")
+
+
+def _number(text: str, kind: type, allowed: Callable[[Any], bool], words: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not allowed(value):
+        raise argparse.ArgumentTypeError(f"takes {words}, found '{text}'")
+    return value
+
+
+class StopSignal:
+    """The last stop signal received: set by the handler, raised as Interrupted by `check`.
+
+    Handlers only take a note, so that no save is ever cut in half; long work calls `check` at
+    its safe points. A second Ctrl-C ends at once.
+    """
+
+    codes = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0}
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    def install(self) -> None:
+        for name in self.codes:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._note)
+
+    def _note(self, number: int, frame: object) -> None:
+        name = signal.Signals(number).name
+        if name == "SIGINT" and self.name == "SIGINT":
+            raise KeyboardInterrupt
+        self.name = name
+        sys.stderr.write(f"\n{name} received: stopping at the next safe point.\n")
+
+    def check(self) -> None:
+        """Raise Interrupted if a stop signal has come."""
+        if self.name:
+            raise Interrupted(self.name, self.codes[self.name])
+
+
+stop_signal = StopSignal()
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and end the process: 0, or 2 with one to three lines for what a user can mend."""
+    stop_signal.install()
+    try:
+        code = main() or 0
+    except UserError as error:
+        code = _fail(str(error))
+    except Interrupted as stop:
+        print(f"Stopped by {stop.signal_name} before there was anything to save. Run the same command again.")
+        code = stop.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except MemoryError:
+        code = _fail(OUT_OF_MEMORY_ADVICE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code = _fail(f"The disk is full: cannot write {error.filename or 'the output'}.\nFree some space and resume.")
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        code = _fail(OUT_OF_MEMORY_ADVICE)
+    sys.exit(code)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the ways in which torch says that memory ran out, on any device."""
+    words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
+def _fail(message: str) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {message}\n")
+    return 2
