@@ -39,3 +39,10 @@ def noise_like(shape: tuple[int, ...], seed: int, *names: str | int) -> torch.Te
     import torch
 
     return torch.randn(shape, generator=torch_rng(seed, *names))
+
+
+def seed_weights(seed: int) -> None:
+    """Seed torch's global generator, from which new networks draw their weights."""
+    import torch
+
+    torch.manual_seed(derive(seed, "weights"))

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from stepwise.foundation.errors import Interrupted, UserError
 
@@ -60,6 +60,16 @@ def add_run_flags(parser: Parser, *, device: bool = True, workers: bool = True, 
         group.add_argument(
             "--num-workers", type=non_negative_int, default=4, help="processes that prepare images; 0: none"
         )
+
+
+def add_checkpoint_flags(parser: Parser) -> None:
+    """The flags of every training script for its checkpoints."""
+    group = parser.add_argument_group("checkpoints")
+    group.add_argument("--resume", metavar="auto|PATH", help="continue: the newest intact checkpoint, or this one")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that the output folder holds")
+    group.add_argument(
+        "--keep-checkpoints", type=positive_int, default=3, help="numbered checkpoints to keep, newest first"
+    )
 
 
 def parse(parser: Parser, argv: list[str] | None = None) -> argparse.Namespace:
@@ -170,7 +180,7 @@ class StopSignal:
     its safe points. A second Ctrl-C ends at once.
     """
 
-    codes = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0}
+    codes: ClassVar = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0}
 
     def __init__(self) -> None:
         self.name: str | None = None

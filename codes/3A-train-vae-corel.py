@@ -1,0 +1,194 @@
+"""3A: train the autoencoder. Reads an image folder of 2A; writes best_model.pt, last.pt, metrics.csv."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import resolve
+from stepwise.training import cli
+
+FIXED_FLAGS = (
+    *("data_dir", "batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
+    *("base_channels", "augment", "val_split", "seed", "learning_rate", "ema_decay", "kl_weight", "kl_target"),
+    *("perceptual_net", "perceptual_weight", "no_perceptual", "no_mixed_precision"),
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(
+        "Train a variational autoencoder on a folder of images.",
+        "python 3A-train-vae-corel.py --data-dir training_data/corel/corel_all --output-dir vae_models --image-size 64",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--data-dir", required=True, help="folder of training images, as 2A writes them")
+    data.add_argument("--output-dir", default="vae_models", help="where the run is written")
+    data.add_argument("--image-size", type=cli.positive_int, default=128, help="side of the square images in pixels")
+    data.add_argument("--augment", choices=["none", "light", "balanced"], default="balanced", help="random variation")
+    data.add_argument("--val-split", type=cli.fraction, default=0.1, help="share of the images held back to validate")
+    model = parser.add_argument_group("model")
+    model.add_argument("--latent", choices=["grid", "vector"], help="spatial or flat latent (default: grid)")
+    model.add_argument(
+        "--latent-dim", type=cli.positive_int, help="numbers in a vector latent; selects --latent vector (default: 128)"
+    )
+    model.add_argument(
+        "--latent-channels",
+        type=cli.positive_int,
+        help="channels of a grid latent (default: by --downsample: 4 -> 4, 8 -> 12)",
+    )
+    model.add_argument(
+        "--downsample", type=int, choices=[2, 4, 8, 16], help="pixels a side of one grid cell (default: 8)"
+    )
+    model.add_argument("--base-channels", type=cli.positive_int, default=32, help="width of the first level")
+    loss = parser.add_argument_group("loss")
+    loss.add_argument(
+        "--kl-weight", type=cli.non_negative_float, default=1.0, help="final weight of the KL above its target"
+    )
+    loss.add_argument("--kl-warmup", type=cli.non_negative_int, default=150, help="epochs until that weight is reached")
+    loss.add_argument(
+        "--kl-target", type=cli.non_negative_float, default=25.0, help="free nats per latent vector (grid: per cell)"
+    )
+    loss.add_argument(
+        "--perceptual-net",
+        choices=["auto", "vgg16", "pyramid"],
+        default="auto",
+        help="auto: vgg16 if its weights can be had",
+    )
+    loss.add_argument(
+        "--perceptual-weight", type=cli.non_negative_float, default=0.03, help="weight of the perceptual loss"
+    )
+    loss.add_argument("--perceptual-weights", metavar="FILE", help="torchvision's vgg16 weights, already downloaded")
+    loss.add_argument("--no-perceptual", action="store_true", help="no perceptual loss")
+    train = parser.add_argument_group("training")
+    train.add_argument("--epochs", type=cli.positive_int, default=300, help="passes over the images")
+    train.add_argument(
+        "--max-minutes", type=cli.positive_float, help="end cleanly after this time; schedules are fitted to it"
+    )
+    train.add_argument("--batch-size", type=cli.positive_int, default=16, help="images a step")
+    train.add_argument("--grad-accum", type=cli.positive_int, default=1, help="steps whose gradients are added up")
+    train.add_argument("--learning-rate", type=cli.positive_float, default=1e-4, help="peak learning rate")
+    train.add_argument(
+        "--lr-scheduler", choices=["none", "cosine"], default="cosine", help="course of the learning rate"
+    )
+    train.add_argument("--ema-decay", type=cli.fraction, default=0.995, help="moving average of the weights; 0: none")
+    train.add_argument("--no-mixed-precision", action="store_true", help="float32 throughout")
+    cli.add_checkpoint_flags(parser)
+    cli.add_run_flags(parser)
+    args = cli.parse(parser, argv)
+    return settle_latent(args, parser)
+
+
+def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Namespace:
+    """Fill in what the flags imply: --latent-dim selects the vector latent."""
+    if args.latent == "grid" and args.latent_dim:
+        parser.error("--latent-dim belongs to --latent vector; a grid latent has --latent-channels and --downsample")
+    args.latent = args.latent or ("vector" if args.latent_dim else "grid")
+    if args.latent == "vector" and (args.latent_channels or args.downsample):
+        parser.error("--latent-channels and --downsample belong to --latent grid; a vector latent has --latent-dim")
+    if args.no_perceptual and args.perceptual_weights:
+        parser.error("--perceptual-weights and --no-perceptual exclude each other")
+    if args.latent == "vector":
+        args.latent_dim = args.latent_dim or 128
+    else:
+        args.downsample = args.downsample or 8
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    from stepwise.data.augment import Augment
+    from stepwise.data.batches import AugmentedImages, Order, loader
+    from stepwise.data.folders import load_images, read_labels, split
+    from stepwise.foundation import devices, seeds
+    from stepwise.foundation.images import fit_square, to_tensor
+    from stepwise.foundation.runs import RunFolder
+    from stepwise.losses import perceptual
+    from stepwise.losses.vae import vae_loss
+    from stepwise.models import autoencoder, presets
+    from stepwise.training.learner import Learner
+    from stepwise.training.loop import Clock, Plan, fit
+    from stepwise.training.resume import find_state
+    from stepwise.training.schedules import learning_rate, ramp, warm_up
+    from stepwise.training.stopping import Stopper
+    from stepwise.training.vae import VAEMonitor, to_device
+
+    folder = RunFolder(resolve(args.base_dir, args.output_dir))
+    paths, labels = read_labels(resolve(args.base_dir, args.data_dir))
+    device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
+    print(devices.summary(device))
+    state = find_state(args, folder, "3A", FIXED_FLAGS)
+
+    train_index, val_index = split(paths, labels, args.val_split, args.seed)
+    if not train_index:
+        raise UserError("No image is left to train on.\nAdd images or lower --val-split.")
+    images = load_images(paths, size_limit=2 * args.image_size)
+    print(f"{len(train_index)} images to train, {len(val_index)} to validate.")
+
+    if args.latent == "grid":
+        config = presets.grid_autoencoder(args.image_size, args.downsample, args.latent_channels, args.base_channels)
+    else:
+        config = presets.vector_autoencoder(args.image_size, args.latent_dim, args.base_channels)
+    remarks, perceptual_net = [], None
+    if not args.no_perceptual:
+        wanted = state["perceptual"] if state else args.perceptual_net
+        file = resolve(args.base_dir, args.perceptual_weights) if args.perceptual_weights else None
+        perceptual_net, args.perceptual_net, line = perceptual.build(wanted, file)
+        perceptual_net.to(device.device)
+        remarks.append(line)
+        print(line)
+    folder.write_args(args, remarks)
+
+    seeds.seed_weights(args.seed)
+    learner = Learner(
+        autoencoder.build(config),
+        config,
+        device,
+        lr=args.learning_rate,
+        ema_decay=args.ema_decay,
+        grad_accum=args.grad_accum,
+    )
+    augment = Augment(args.augment, args.image_size, args.seed, "vae-augment")
+    dataset = AugmentedImages([images[i] for i in train_index], augment)
+    order = Order(len(dataset), args.batch_size, args.seed)
+    plain = to_tensor([fit_square(image, args.image_size) for image in images])
+    monitor = VAEMonitor(args, folder, learner, plain[train_index], plain[val_index or train_index], perceptual_net)
+
+    def step(batch, clock: Clock) -> dict:
+        x = to_device(batch, device)
+        rate = learning_rate(args.lr_scheduler, clock.progress, args.learning_rate, 0.01 * args.learning_rate)
+        learner.set_lr(rate * warm_up(clock.step))
+        kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / args.epochs)
+        shape = (len(x), *learner.net.latent_shape(args.image_size))
+        eps = seeds.noise_like(shape, args.seed, "posterior", clock.step).to(x.device)
+        with device.autocast():
+            x_hat, mu, logvar = learner.net(x, eps)
+        losses = vae_loss(x_hat, x, mu, logvar, kl_weight, args.kl_target)
+        if perceptual_net is not None:
+            with device.autocast():
+                losses["perceptual"] = perceptual_net(x_hat, x)
+            losses["loss"] = losses["loss"] + args.perceptual_weight * losses["perceptual"]
+        return losses if learner.update(losses["loss"]) else {}
+
+    plan = Plan(
+        script="3A",
+        epochs=args.epochs,
+        batches_per_epoch=order.per_epoch,
+        batches=lambda epoch, batch: loader(dataset, order, epoch, batch, args.num_workers, device.type == "cuda"),
+        validate=monitor.validate,
+        preview=monitor.preview,
+        document=lambda: {"image_size": args.image_size, "perceptual": args.perceptual_net, "parents": {}},
+        monitor="val_loss",
+        checkpoint_name="checkpoint_{epoch:04d}.pt",
+        checkpoint_every=20,
+        preview_every=10,
+        keep_checkpoints=args.keep_checkpoints,
+        max_minutes=args.max_minutes,
+        stopper=Stopper(),
+    )
+    return fit(plan, step, {"vae": learner}, folder, args, state)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_script(main))

@@ -1,0 +1,62 @@
+"""Augmentation pipelines on uint8 images, each draw named by (seed, stream, epoch, index)."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server for its version
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from stepwise.foundation.images import fit_square
+from stepwise.foundation.seeds import derive
+
+cv2.setNumThreads(0)
+
+CHOICES = ("none", "light", "balanced")
+
+
+class Augment:
+    """A pipeline from a decoded image [H, W, 3] to a square [size, size, 3], both uint8.
+
+    none: the centre square. light: small shifts and zooms, mirrored half of the time. balanced: crops
+    of 60 to 100 % of the area, mirroring, small rotations and perspective, a touch of brightness
+    and contrast.
+    """
+
+    def __init__(self, kind: str, size: int, seed: int, stream: str):
+        self.size, self.seed, self.stream = size, seed, stream
+        self.pipeline = {"none": lambda size: None, "light": _light, "balanced": _balanced}[kind](size)
+
+    def __call__(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
+        if self.pipeline is None:
+            return fit_square(image, self.size)
+        self.pipeline.set_random_seed(derive(self.seed, self.stream, epoch, index) % 2**32)
+        return self.pipeline(image=_square(image))["image"]
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    """The central square, at most a quarter longer than wide or high: [H, W, 3] -> [H', W', 3]."""
+    height, width = image.shape[:2]
+    limit = round(min(height, width) * 1.25)
+    top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
+    return image[top : top + limit, left : left + limit]
+
+
+def _light(size: int) -> A.Compose:
+    crop = A.RandomResizedCrop((size, size), scale=(0.8, 1.0), ratio=(0.95, 1.05), interpolation=cv2.INTER_AREA)
+    return A.Compose([crop, A.HorizontalFlip(p=0.5)])
+
+
+def _balanced(size: int) -> A.Compose:
+    return A.Compose(
+        [
+            A.Affine(rotate=(-7, 7), border_mode=cv2.BORDER_REFLECT_101, p=0.4),
+            A.Perspective(scale=(0.02, 0.06), border_mode=cv2.BORDER_REFLECT_101, p=0.3),
+            A.RandomResizedCrop((size, size), scale=(0.6, 1.0), ratio=(0.9, 1.1), interpolation=cv2.INTER_AREA),
+            A.HorizontalFlip(p=0.5),
+            A.RandomBrightnessContrast(brightness_limit=0.06, contrast_limit=0.06, p=0.3),
+        ]
+    )

@@ -1,0 +1,84 @@
+"""Batches for the loop: which images, in which order, and the loader that prepares them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from stepwise.data.augment import Augment
+from stepwise.foundation.seeds import numpy_rng
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of `count` items, anew each epoch, in batches of one size.
+
+    The remainder of an epoch is left out (every item comes in other epochs), so that all batches
+    have one shape; a set smaller than a batch is one batch.
+    """
+
+    count: int
+    batch_size: int
+    seed: int
+
+    @property
+    def size(self) -> int:
+        return min(self.batch_size, self.count)
+
+    @property
+    def per_epoch(self) -> int:
+        return self.count // self.size
+
+    def batch(self, epoch: int, batch: int) -> np.ndarray:
+        """The item numbers of one batch, [size]."""
+        shuffled = numpy_rng(self.seed, "order", epoch).permutation(self.count)
+        return shuffled[batch * self.size : (batch + 1) * self.size]
+
+    def positions(self, epoch: int, batch: int) -> Iterator[tuple[int, int]]:
+        """(epoch, batch) from the given position on, without end."""
+        while True:
+            while batch < self.per_epoch:
+                yield epoch, batch
+                batch += 1
+            epoch, batch = epoch + 1, 0
+
+
+class AugmentedImages(Dataset):
+    """Decoded images and their augmentation; an item is named by (epoch, index)."""
+
+    def __init__(self, images: list[np.ndarray], augment: Augment):
+        self.images, self.augment = images, augment
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
+        epoch, index = key
+        square = self.augment(self.images[index], epoch, index)
+        return torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
+
+
+def loader(dataset: Dataset, order: Order, epoch: int, batch: int, num_workers: int, pin: bool) -> Iterator:
+    """uint8 batches [B, 3, S, S] from (epoch, batch) on; the number of workers changes nothing in them."""
+    keys = ([(e, int(i)) for i in order.batch(e, b)] for e, b in order.positions(epoch, batch))
+    return iter(
+        DataLoader(
+            dataset,
+            batch_sampler=keys,
+            num_workers=num_workers,
+            pin_memory=pin,
+            worker_init_fn=_ignore_stop_signals,
+        )
+    )
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """A Ctrl-C reaches the whole process group; the workers leave the stopping to the main process."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,0 +1,158 @@
+"""Folders of images: listing, captions, class names, loading, and a stable split."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.images import BadImage, decode, is_image_name
+from stepwise.foundation.seeds import derive
+
+CAPTIONS = "captions.json"
+CAPTION_START = "a photo of a "
+CLASS_NUMBER = re.compile(r"(\d{4})_.+")
+FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files right in `folder`, sorted by name. Raises UserError if there are none."""
+    images = [entry for entry in _entries(folder) if is_image_name(entry.name) and entry.is_file()]
+    if not images:
+        raise _no_images(folder)
+    return images
+
+
+def read_captions(folder: Path) -> dict[str, str]:
+    """File name -> caption from `captions.json`; empty if `folder` has none.
+
+    Raises UserError for what is not JSON, not text for each name, or a name that leads elsewhere.
+    """
+    path = folder / CAPTIONS
+    try:
+        captions = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {' '.join(str(error).split())}.\nRun 2A again to write it anew.")
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.\nMake it readable or run 2A again.")
+    if not isinstance(captions, dict) or not all(isinstance(text, str) for text in captions.values()):
+        raise UserError(f'{path} must hold {{"file name": "caption", ...}}.\nRun 2A again to write it anew.')
+    for name in captions:
+        if not is_plain_name(name):
+            raise UserError(f"{path} names a file outside its folder: {name!r}.\nUse plain file names only.")
+    return captions
+
+
+def is_plain_name(name: str) -> bool:
+    """True if `name` cannot lead out of the folder it is looked up in, on any system."""
+    drive = name[1:2] == ":"
+    return bool(name) and name != "." and ".." not in name and not drive and not set(name) & set("/\\\0")
+
+
+def read_labels(folder: Path) -> tuple[list[Path], list[str]]:
+    """All images of `folder` and the class name of each, in the same order.
+
+    Classes come from `captions.json` ("a photo of a NAME"), else from names XXXX_YYYY.EXT (then
+    the class is its number, "0001"), else from one sub-folder a class. A flat folder without any
+    of these is one class, named after the folder. Raises UserError if there is no image.
+    """
+    captions = read_captions(folder)
+    images = [entry for entry in _entries(folder) if is_image_name(entry.name) and entry.is_file()]
+    if not images:
+        return _labels_from_subfolders(folder)
+    if captions:
+        return images, _labels_from_captions(folder, images, captions)
+    numbers = [CLASS_NUMBER.fullmatch(path.name) for path in images]
+    if any(numbers):
+        unnumbered = next((path for path, number in zip(images, numbers, strict=True) if number is None), None)
+        if unnumbered is not None:
+            raise UserError(f"No class number in the name of {unnumbered}.\nName it like 0001_{unnumbered.name}.")
+        return images, [number[1] for number in numbers if number]
+    return images, [folder.resolve().name] * len(images)
+
+
+def _labels_from_captions(folder: Path, images: list[Path], captions: dict[str, str]) -> list[str]:
+    missing = next((path.name for path in images if path.name not in captions), None)
+    if missing is not None:
+        raise UserError(f"{folder / CAPTIONS} has no caption for {missing}.\nRun 2A again to write it anew.")
+    return [captions[path.name].removeprefix(CAPTION_START).strip() for path in images]
+
+
+def _labels_from_subfolders(folder: Path) -> tuple[list[Path], list[str]]:
+    images: list[Path] = []
+    labels: list[str] = []
+    for entry in _entries(folder):
+        if entry.is_dir() and not entry.name.startswith("."):
+            inside = [path for path in _entries(entry) if is_image_name(path.name) and path.is_file()]
+            images += inside
+            labels += [entry.name] * len(inside)
+    if not images:
+        raise _no_images(folder)
+    return images, labels
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"The folder {folder} does not exist.\nCheck --data-dir, or run 2A first to prepare images.")
+    except OSError as error:
+        raise UserError(f"Cannot read the folder {folder}: {error.strerror}.\nCheck --data-dir and its permissions.")
+
+
+def _no_images(folder: Path) -> UserError:
+    return UserError(
+        f"No images found in {folder} (wanted: {FORMATS}).\nCheck --data-dir, or run 2A first to prepare images."
+    )
+
+
+def load_images(paths: list[Path], size_limit: int | None = None) -> list[np.ndarray]:
+    """Each file as uint8 [H, W, 3], its shorter side reduced to at most `size_limit`.
+
+    Raises UserError that names the first file which cannot be decoded.
+    """
+    from tqdm import tqdm
+
+    return [_load(path, size_limit) for path in tqdm(paths, desc="Loading images", unit="img", leave=False)]
+
+
+def _load(path: Path, size_limit: int | None) -> np.ndarray:
+    import cv2
+
+    try:
+        image = np.array(decode(path))
+    except BadImage as bad:
+        raise UserError(f"Cannot use the image {path}: {bad.reason}.\nRemove it, or run 2A to leave bad images out.")
+    height, width = image.shape[:2]
+    if size_limit is None or min(height, width) <= size_limit:
+        return image
+    scale = size_limit / min(height, width)
+    size = max(size_limit, round(width * scale)), max(size_limit, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def split(paths: list[Path], labels: list[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to train on and to hold out: about `fraction` of each class, drawn by file name and seed.
+
+    The draw does not depend on the order of `paths`. No class is held out whole; if `fraction` is
+    above 0 and some class has two images, at least one image is held out.
+    """
+    by_class: dict[str, list[int]] = defaultdict(list)
+    names = [path.name.encode("utf-8", "backslashreplace").decode() for path in paths]  # they may not be UTF-8
+    draws = [derive(seed, "split", name) for name in names]
+    for index in sorted(range(len(paths)), key=lambda i: (draws[i], paths[i].as_posix())):
+        by_class[labels[index]].append(index)
+    held = {
+        i for members in by_class.values() for i in members[: min(round(fraction * len(members)), len(members) - 1)]
+    }
+    if fraction > 0 and not held:
+        candidates = [members[0] for members in by_class.values() if len(members) > 1]
+        held = {min(candidates, key=lambda i: (draws[i], paths[i].as_posix()))} if candidates else set()
+    train = [index for index in range(len(paths)) if index not in held]
+    return train, sorted(held)

@@ -1,0 +1,220 @@
+"""Checkpoints: plain data in a .pt file that carries its own SHA-256.
+
+The file is what torch.save writes (an uncompressed ZIP) with the digest in the archive's comment,
+so one file can be copied, verified and still be opened by torch.load. Writing is atomic: a
+temporary file in the same folder, fsync, rename. Reading trusts nothing: digest first, then sizes
+and the pickle's vocabulary, and only then torch.load(weights_only=True).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import pickletools
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepwise.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "stepwise-checkpoint"
+FORMAT_VERSION = 1
+_TAG = b"sha256="
+_COMMENT_SIZE = len(_TAG) + 64
+_END_RECORD = struct.Struct("<4s4H2LH")  # ZIP end of central directory; its last field is the comment's length
+
+# What torch.save writes for dicts, lists, numbers, strings and dense tensors, and nothing more.
+_ALLOWED_GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"} | {
+    f"torch {kind}Storage"
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+}
+_MAX_PICKLE_BYTES = 64 * 2**20
+
+
+class BadCheckpoint(UserError):
+    """The file is damaged, not a checkpoint of this project, or not safe to open."""
+
+
+def save(path: Path, document: dict[str, Any]) -> None:
+    """Write `document` (plain data: dict, list, str, int, float, bool, None, dense tensors) to `path`.
+
+    Raises UserError with the path and the bytes needed when the disk is full; whatever stood at
+    `path` before is then still there.
+    """
+    import torch
+
+    _require_plain(document)
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **document}, buffer)
+    content = buffer.getbuffer()
+    comment = _TAG + hashlib.sha256(content).hexdigest().encode()
+    write_atomically(path, [content[:-2], struct.pack("<H", len(comment)), comment])
+
+
+def write_atomically(path: Path, chunks: list[bytes | memoryview]) -> None:
+    """Replace `path` by the joined `chunks`, or leave it as it was."""
+    needed = sum(len(chunk) for chunk in chunks)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        if shutil.disk_usage(path.parent).free < needed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        with temporary.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"The disk is full: {path} needs {needed:,} bytes ({error.strerror}).\n"
+            "The previous checkpoint is intact. Free some space, then run again with --resume auto."
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder; its rename is journalled
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Verify and read a checkpoint that `save` wrote; tensors arrive on the CPU.
+
+    Raises BadCheckpoint for a file that is damaged, foreign or hostile, and FileNotFoundError.
+    """
+    import torch
+
+    verify(path)
+    _refuse_hostile(path)
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise BadCheckpoint(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}")
+    _require_honest_tensors(path, document)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise BadCheckpoint(f"{path} is not a stepwise checkpoint.")
+    if document["format_version"] != FORMAT_VERSION:
+        raise BadCheckpoint(
+            f"{path} has checkpoint format {document['format_version']}, this version reads {FORMAT_VERSION}.\n"
+            "Use the stepwise version that wrote it, or train again."
+        )
+    return document
+
+
+def verify(path: Path) -> str:
+    """Compare the file with the SHA-256 that it carries and return the digest. Raises BadCheckpoint."""
+    if path.is_dir():
+        raise BadCheckpoint(f"{path} is a folder, not a checkpoint file.")
+    size = path.stat().st_size
+    if size < _COMMENT_SIZE + _END_RECORD.size:
+        raise BadCheckpoint(f"{path} is damaged: only {size} bytes long. Resume from or copy an intact one.")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        remaining = size - _COMMENT_SIZE - 2
+        while remaining:
+            block = file.read(min(2**20, remaining))
+            if not block:
+                break
+            digest.update(block)
+            remaining -= len(block)
+        digest.update(b"\0\0")  # the comment's length as it stood when the digest was taken
+        length, comment = file.read(2), file.read()
+    if length != struct.pack("<H", _COMMENT_SIZE) or not comment.startswith(_TAG):
+        raise BadCheckpoint(f"{path} is truncated or was not written by stepwise: it carries no SHA-256.")
+    if comment[len(_TAG) :] != digest.hexdigest().encode():
+        raise BadCheckpoint(f"{path} is damaged: its content does not fit its SHA-256. Use an intact copy.")
+    return digest.hexdigest()
+
+
+def _refuse_hostile(path: Path) -> None:
+    """Refuse archives that unpack to more than they are, and pickles that name anything but tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise BadCheckpoint(f"{path} is refused: it holds compressed entries, which torch.save never writes.")
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise BadCheckpoint(f"{path} is refused: its entries are larger than the file.")
+            pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE_BYTES:
+                raise BadCheckpoint(f"{path} is refused: it should hold one data.pkl of ordinary size.")
+            foreign = _globals(archive.read(pickles[0])) - _ALLOWED_GLOBALS
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise BadCheckpoint(f"{path} is not a readable checkpoint: {error}")
+    if foreign:
+        raise BadCheckpoint(f"{path} is refused: it asks for {sorted(foreign)[0]}, which no checkpoint needs.")
+
+
+def _globals(pickle: bytes) -> set[str]:
+    """Every global that a pickle would import. Reads the opcodes, executes nothing."""
+    found: set[str] = set()
+    for opcode, argument, _ in pickletools.genops(pickle):
+        if opcode.name in ("GLOBAL", "INST"):
+            found.add(str(argument))
+        elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            found.add(opcode.name)  # torch.save writes protocol 2, where these do not occur
+    return found
+
+
+def _require_honest_tensors(path: Path, document: Any) -> None:
+    """Refuse tensors that claim more elements than their storage holds (stride 0 expands for free)."""
+    for tensor in tensors_in(document):
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise BadCheckpoint(f"{path} is refused: it declares a tensor of {tuple(tensor.shape)} without its data.")
+
+
+def tensors_in(document: Any) -> list[torch.Tensor]:
+    """Every tensor in a tree of dicts and lists, each container visited once."""
+    import torch
+
+    seen: set[int] = set()
+    found: list[torch.Tensor] = []
+    waiting = [document]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return found
+
+
+def _require_plain(item: Any, name: str = "document") -> None:
+    import torch
+
+    if isinstance(item, dict):
+        for key, value in item.items():
+            _require_plain(value, f"{name}[{key!r}]")
+    elif isinstance(item, (list, tuple)):
+        for index, value in enumerate(item):
+            _require_plain(value, f"{name}[{index}]")
+    elif type(item) not in (str, int, float, bool, type(None), torch.Tensor):
+        raise TypeError(f"{name} is a {type(item).__name__}: checkpoints hold plain data only")
+
+
+def fingerprint(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over the names and bytes of a state dict: the identity of a trained network."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

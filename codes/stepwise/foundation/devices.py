@@ -1,0 +1,87 @@
+"""The device and precision a run computes in, and one summary line block about them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from stepwise.foundation.errors import UserError
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run computes, and the dtype of its autocast (None: float32 throughout)."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    @property
+    def type(self) -> str:
+        return self.device.type
+
+    @property
+    def channels_last(self) -> bool:
+        """Convolutions on CUDA and CPU run faster on [N, H, W, C] memory."""
+        return self.device.type in ("cuda", "cpu")
+
+    def autocast(self) -> AbstractContextManager:
+        """The context for forward passes; a no-op in float32."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    @property
+    def needs_scaler(self) -> bool:
+        """fp16 gradients underflow without loss scaling; bf16 has float32's range."""
+        return self.dtype == torch.float16
+
+
+def choose(name: str, mixed_precision: bool = True) -> Device:
+    """The device that `name` (auto, cuda, mps, cpu) stands for. Raises UserError if it is absent."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    if (name == "cuda" and not cuda) or (name == "mps" and not mps):
+        raise UserError(f"--device {name}: this machine (or this torch build) has none.\nUse --device auto or cpu.")
+    device = torch.device(name)
+    if name == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return Device(device, _autocast_dtype(device) if mixed_precision else None)
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16():
+        return torch.bfloat16
+    return None
+
+
+def _cpu_has_bf16() -> bool:
+    """True where bf16 products are instructions; oneDNN also emulates them, slower than float32."""
+    capability = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("amx_tile"))
+
+
+def summary(device: Device) -> str:
+    """Lines for the start of a run: device, memory, CUDA, precision."""
+    precision = {None: "float32", torch.bfloat16: "bfloat16 autocast", torch.float16: "float16 autocast"}[device.dtype]
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device.device)
+        name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    elif device.type == "mps":
+        name = "Apple GPU (mps)"
+    else:
+        name = f"CPU, {torch.get_num_threads()} threads, {platform.machine()}{_memory()}"
+    return f"Device: {name} | precision: {precision} | torch {torch.__version__}"
+
+
+def _memory() -> str:
+    try:
+        return f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (AttributeError, ValueError, OSError):
+        return ""

@@ -1,0 +1,164 @@
+"""Perceptual losses: distances between images that weigh edges and texture, not only pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stepwise.foundation.errors import UserError
+
+VGG_LAYERS = (3, 8, 15, 22)  # relu1_2, relu2_2, relu3_3, relu4_3 of torchvision's vgg16
+REMEDIES = (
+    "Give a downloaded file with --perceptual-weights FILE, use --perceptual-net pyramid (needs none),\n"
+    "or switch the loss off with --no-perceptual."
+)
+
+
+class LaplacianPyramid(nn.Module):
+    """L1 between Laplacian pyramids, finest level first with weight 1, then 2, 4, ...
+
+    x, y: [B, 3, S, S] in [-1, 1] -> scalar. Bojanowski et al. 2018 (GLO), equation 3.
+    """
+
+    def __init__(self, levels: int = 4):
+        super().__init__()
+        self.levels = levels
+        row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+        self.register_buffer("kernel", (row[:, None] * row).expand(3, 1, 5, 5).contiguous(), persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        difference = x.float() - y.float()  # the pyramid is linear: one for the difference is enough
+        total = difference.new_zeros(())
+        for level in range(self.levels):
+            if min(difference.shape[-2:]) < 4:
+                break
+            coarse = self._blur(difference)[:, :, ::2, ::2]
+            fine = F.interpolate(coarse, size=difference.shape[-2:], mode="bilinear", align_corners=False)
+            total = total + 2**level * (difference - fine).abs().mean()
+            difference = coarse
+        return total
+
+    def _blur(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.kernel, groups=3)
+
+
+class VGGPerceptual(nn.Module):
+    """Squared distance of unit-length VGG16 features, averaged over positions, summed over layers.
+
+    The distance of Zhang et al. 2018 (LPIPS, equation 1) with equal weights. x, y: [B, 3, S, S] in
+    [-1, 1] -> scalar; the gradient flows into x.
+    """
+
+    def __init__(self, state: dict[str, Tensor]):
+        super().__init__()
+        from torchvision.models import vgg16
+
+        net = vgg16(weights=None, init_weights=False)
+        net.load_state_dict(state)
+        self.features = net.features[: VGG_LAYERS[-1] + 1].eval().requires_grad_(False)
+        for module in self.features:
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self._layers(y)
+        pairs = zip(self._layers(x), wanted, strict=True)
+        return torch.stack([(a - b).square().sum(dim=1).mean() for a, b in pairs]).sum()
+
+    def _layers(self, x: Tensor) -> list[Tensor]:
+        x = ((x + 1) / 2 - self.mean) / self.std
+        found = []
+        for index, module in enumerate(self.features):
+            x = module(x)
+            if index in VGG_LAYERS:
+                found.append(F.normalize(x.float(), dim=1))
+        return found
+
+
+def build(kind: str, weights_file: Path | None) -> tuple[nn.Module, str, str]:
+    """The perceptual loss for --perceptual-net `kind`: (network, its kind, one line for the user).
+
+    Raises UserError where vgg16 is asked for and its weights cannot be had.
+    """
+    if kind == "pyramid":
+        if weights_file is not None:
+            raise UserError(
+                "--perceptual-weights belongs to vgg16, not to --perceptual-net pyramid.\nDrop one of them."
+            )
+        return LaplacianPyramid(), "pyramid", "Perceptual loss: Laplacian pyramid."
+    try:
+        state, source = _vgg_weights(weights_file)
+        return VGGPerceptual(state), "vgg16", f"Perceptual loss: vgg16, weights from {source}."
+    except UserError as error:
+        if kind == "vgg16" or weights_file is not None:
+            raise
+        reason = str(error).splitlines()[0].rstrip(".")
+        return LaplacianPyramid(), "pyramid", f"Perceptual loss: Laplacian pyramid ({reason})."
+
+
+def _vgg_weights(file: Path | None) -> tuple[dict[str, Tensor], str]:
+    from torchvision.models import VGG16_Weights
+
+    url = VGG16_Weights.IMAGENET1K_V1.url
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if file is not None:
+        return _read_weights(file), str(file)
+    if cached.exists():
+        _check_name_hash(cached)
+        return _read_weights(cached), "the cache"
+    if not _reachable(url):
+        raise UserError(f"vgg16 weights are neither cached nor reachable for download.\n{REMEDIES}")
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True), url
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"The download of the vgg16 weights failed ({error}).\n{REMEDIES}")
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        from torchvision.models import vgg16
+
+        with torch.device("meta"):
+            wanted = {name: tensor.shape for name, tensor in vgg16(weights=None).state_dict().items()}
+        if {name: tensor.shape for name, tensor in state.items()} != wanted:
+            raise ValueError("its tensors are not those of torchvision's vgg16")
+    except FileNotFoundError:
+        raise UserError(f"vgg16 weights: {file} does not exist.\n{REMEDIES}")
+    except Exception as error:
+        raise UserError(f"vgg16 weights: {file} cannot be used ({str(error).splitlines()[0]}).\n{REMEDIES}")
+    return state
+
+
+def _check_name_hash(file: Path) -> None:
+    """torchvision's file names end in the first digits of their SHA-256."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if not digest.startswith(file.stem.rsplit("-", 1)[1]):
+        raise UserError(f"The cached vgg16 weights {file} are damaged.\nDelete that file. {REMEDIES}")
+
+
+def _reachable(url: str, seconds: float = 4.0) -> bool:
+    """Whether the server answers within `seconds`; a name lookup that hangs counts as no."""
+    from urllib.request import Request, urlopen
+
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urlopen(Request(url, method="HEAD"), timeout=seconds):
+                answers.append(True)
+        except (OSError, ValueError):
+            return
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answers)

@@ -1,0 +1,28 @@
+"""The autoencoder's loss: reconstruction, and a KL term with a budget."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def kl_nats(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, sigma^2) || N(0, 1)) in nats per latent vector, averaged over vectors and batch.
+
+    mu, logvar: [B, D] (the image is one vector) or [B, C, H, W] (each grid cell is one).
+    Kingma and Welling 2014, appendix B.
+    """
+    per_number = 0.5 * (mu.square() + logvar.exp() - 1.0 - logvar)
+    return per_number.float().sum(dim=1).mean()
+
+
+def vae_loss(x_hat: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, kl_weight: float, kl_target: float) -> dict:
+    """L1 plus `kl_weight` times the KL above `kl_target` nats per latent vector.
+
+    Below the budget the KL costs nothing, so the posterior has no reason to collapse onto the
+    prior (free bits, Kingma et al. 2016, section 3.3, over whole vectors).
+    x, x_hat: [B, 3, S, S] in [-1, 1]. Returns l1, kl and their weighted sum, loss.
+    """
+    l1 = F.l1_loss(x_hat.float(), x)
+    kl = kl_nats(mu.float(), logvar.float())
+    return {"l1": l1, "kl": kl, "loss": l1 + kl_weight * F.relu(kl - kl_target)}

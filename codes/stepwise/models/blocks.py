@@ -1,0 +1,122 @@
+"""Blocks that the autoencoder and the U-Net share.
+
+Their mathematics and parameter names are those of AutoencoderKL and UNet2DModel of the diffusers
+library, so weights can be carried over without loss. The blocks themselves go back to Ho et al.
+2020 (DDPM) and Rombach et al. 2022 (latent diffusion).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResnetBlock2D(nn.Module):
+    """GroupNorm-SiLU-conv twice, with a shortcut; a time embedding scales and shifts in between.
+
+    x: [B, in_channels, H, W], emb: [B, emb_dim] or None -> [B, out_channels, H, W].
+    Scale and shift as in Dhariwal and Nichol 2021 (adaptive group normalisation).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        eps: float,
+        emb_dim: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(emb_dim, 2 * out_channels) if emb_dim else None
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.norm2(h)
+        if self.time_emb_proj is not None:
+            scale, shift = self.time_emb_proj(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        h = self.conv2(self.dropout(F.silu(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Attention(nn.Module):
+    """Self-attention over positions with a shortcut. x: [B, C, H, W] -> [B, C, H, W]."""
+
+    def __init__(self, channels: int, *, head_dim: int, groups: int, eps: float):
+        super().__init__()
+        self.heads = channels // head_dim
+        self.group_norm = nn.GroupNorm(groups, channels, eps)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
+        q, k, v = (
+            project(h).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, H*W, C/heads]
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = self.to_out[0](h).transpose(1, 2).reshape(batch, channels, height, width)
+        return x + h
+
+
+class Downsample2D(nn.Module):
+    """Halve height and width by a strided convolution. [B, C, H, W] -> [B, C, H/2, W/2].
+
+    `symmetric` pads one pixel on every side (U-Net), otherwise only right and below (autoencoder).
+    """
+
+    def __init__(self, channels: int, *, symmetric: bool):
+        super().__init__()
+        self.symmetric = symmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample2D(nn.Module):
+    """Double height and width: nearest neighbour, then a convolution. [B, C, H, W] -> [B, C, 2H, 2W]."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class TimestepEmbedding(nn.Module):
+    """A two-layer perceptron over sinusoidal features. t: [B] in 0 ... T-1 -> [B, emb_dim]."""
+
+    def __init__(self, channels: int, emb_dim: int):
+        super().__init__()
+        self.channels = channels
+        self.linear_1 = nn.Linear(channels, emb_dim)
+        self.linear_2 = nn.Linear(emb_dim, emb_dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(sinusoid(t, self.channels))))
+
+
+def sinusoid(t: Tensor, channels: int) -> Tensor:
+    """Cosines, then sines, of t at `channels`/2 frequencies from 1 down to 1/10000. t: [B] -> [B, channels].
+
+    Vaswani et al. 2017, section 3.5, in the order that diffusers calls flip_sin_to_cos.
+    """
+    half = channels // 2
+    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-9.210340371976184 / half))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)

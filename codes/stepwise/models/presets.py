@@ -1,0 +1,81 @@
+"""Network configs from flags: the sizes that the scripts build, and the limits they check."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from stepwise.foundation.errors import UserError
+
+LATENT_CHANNELS = {2: 4, 4: 4, 8: 12, 16: 32}  # about as many numbers a latent as a picture needs at that depth
+
+
+def grid_autoencoder(image_size: int, downsample: int, latent_channels: int | None, base: int) -> dict[str, Any]:
+    """Config of a GridAutoencoder. Raises UserError when the image cannot be halved that often."""
+    if image_size % downsample or image_size // downsample < 4:
+        raise UserError(
+            f"--image-size {image_size} with --downsample {downsample} leaves no grid of whole cells, 4 x 4 or more.\n"
+            "Choose an --image-size that is a multiple of --downsample, 4 times as large at least."
+        )
+    factors = {2: [1, 2], 4: [1, 2, 4], 8: [1, 2, 4, 4], 16: [1, 2, 2, 4, 4]}[downsample]
+    return {
+        "kind": "grid",
+        "latent_channels": latent_channels or LATENT_CHANNELS[downsample],
+        "widths": [base * factor for factor in factors],
+        "layers": 1,
+        "groups": _groups(base),
+        "attention": True,
+    }
+
+
+def vector_autoencoder(image_size: int, latent_dim: int, base: int) -> dict[str, Any]:
+    """Config of a VectorAutoencoder: halved until 4 to 7 cells a side are left. Raises UserError."""
+    halvings = max(0, int(math.log2(image_size / 4)))
+    if halvings < 1 or image_size % 2**halvings:
+        raise UserError(
+            f"--image-size {image_size} cannot be halved down to a few cells a side.\n"
+            "Choose 32, 64, 96, 128, 192 or 256 with --latent vector."
+        )
+    factors = [1, 2, 2, 4, 4, 4, 4][: halvings + 1]
+    widths = [base * factor for factor in factors]
+    return {
+        "kind": "vector",
+        "latent_dim": latent_dim,
+        "image_size": image_size,
+        "widths": widths,
+        "layers": 1,
+        "groups": _groups(base),
+    }
+
+
+def unet(latent_shape: tuple[int, ...], base: int, layers: int, dropout: float, num_classes: int) -> dict[str, Any]:
+    """Config of a UNet for [C, H, W] latents: three levels from 16 cells a side on, else two."""
+    channels, side = latent_shape[0], latent_shape[1]
+    levels = next((n for n in ((3, 2) if side >= 16 else (2,)) if side % 2 ** (n - 1) == 0), 1)
+    return {
+        "kind": "unet",
+        "channels": channels,
+        "widths": [base, 2 * base, 4 * base][:levels],
+        "layers": layers,
+        "attention": [side // 2**level <= 16 for level in range(levels)],
+        "head_dim": 32,
+        "groups": _groups(base),
+        "dropout": dropout,
+        "num_classes": num_classes,
+    }
+
+
+def vector_net(latent_dim: int, width: int, dropout: float, num_classes: int) -> dict[str, Any]:
+    """Config of a VectorNet for [D] latents."""
+    return {
+        "kind": "vector_net",
+        "channels": latent_dim,
+        "width": width,
+        "layers": 6,
+        "dropout": dropout,
+        "num_classes": num_classes,
+    }
+
+
+def _groups(base: int) -> int:
+    return math.gcd(base, 32)

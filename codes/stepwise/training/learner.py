@@ -1,0 +1,151 @@
+"""One trained network with its optimizer, precision, clipping, accumulation and EMA."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stepwise.foundation.devices import Device
+from stepwise.foundation.errors import UserError
+
+MAX_BAD_STEPS = 10
+
+
+class Learner:
+    """Owns everything that a gradient step changes, and saves and restores all of it.
+
+    `net` is trained; `ema_net` is its exponential moving average (or None), the one to validate
+    and sample with. A step whose loss or gradient is not finite changes nothing.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        config: dict[str, Any],
+        device: Device,
+        *,
+        lr: float,
+        ema_decay: float | None,
+        grad_clip: float = 1.0,
+        grad_accum: int = 1,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ):
+        memory = torch.channels_last if device.channels_last else torch.contiguous_format
+        self.net = net.to(device.device, memory_format=memory)
+        self.config = config
+        self.device = device
+        self.ema_decay = ema_decay
+        self.ema_net = copy.deepcopy(self.net).eval().requires_grad_(False) if ema_decay else None
+        self.grad_clip = grad_clip
+        self.grad_accum = grad_accum
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=device.type != "mps"
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.needs_scaler)
+        self.updates = 0
+        self.bad_steps = 0
+        self._waiting = 0
+        self._poisoned = False
+
+    @property
+    def best_net(self) -> nn.Module:
+        """The network to validate and sample with: the EMA where there is one."""
+        return self.net if self.ema_net is None else self.ema_net
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def update(self, loss: Tensor) -> bool:
+        """Backward, and every `grad_accum` calls a step. False when a value was not finite.
+
+        Raises UserError after MAX_BAD_STEPS bad steps in a row.
+        """
+        self._poisoned |= not bool(torch.isfinite(loss.detach()))
+        if not self._poisoned:
+            self.scaler.scale(loss / self.grad_accum).backward()
+        self._waiting += 1
+        if self._waiting < self.grad_accum:
+            return not self._poisoned
+        fine = self._step() if not self._poisoned else False
+        self.optimizer.zero_grad(set_to_none=True)
+        self._waiting, self._poisoned = 0, False
+        self._count_bad(fine)
+        return fine
+
+    def _step(self) -> bool:
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.grad_clip)
+        fine = bool(torch.isfinite(norm))
+        if fine:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if fine:
+            self.updates += 1
+            self._average()
+        return fine
+
+    def _count_bad(self, fine: bool) -> None:
+        self.bad_steps = 0 if fine else self.bad_steps + 1
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise UserError(
+                f"The loss or its gradient was not finite in {self.bad_steps} steps in a row; no bad step was saved.\n"
+                "Lower the learning rate (a tenth of it), try --no-mixed-precision where there is that flag,\n"
+                "check the images with 2A, and run again with --resume auto."
+            )
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """EMA with warm-up: the decay grows as (1 + n) / (10 + n) until it reaches `ema_decay`."""
+        if self.ema_net is None:
+            return
+        decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.ema_net.parameters()), list(self.net.parameters()), 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint, gradients of a half-done accumulation included."""
+        gradients = {name: p.grad.clone() for name, p in self.net.named_parameters() if p.grad is not None}
+        return {
+            "config": self.config,
+            "weights": dict(self.net.state_dict()),
+            "ema": None if self.ema_net is None else dict(self.ema_net.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "gradients": gradients if self._waiting else {},
+            "counters": [self.updates, self.bad_steps, self._waiting, int(self._poisoned)],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` gave. Raises UserError when the architecture differs."""
+        if state["config"] != self.config:
+            raise UserError(_difference("network", state["config"], self.config))
+        if (state["ema"] is None) != (self.ema_net is None):
+            raise UserError(
+                "The checkpoint and this run differ in whether an EMA is kept.\nResume with the same flags."
+            )
+        self.net.load_state_dict(state["weights"])
+        if self.ema_net is not None:
+            self.ema_net.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        for name, parameter in self.net.named_parameters():
+            gradient = state["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        self.updates, self.bad_steps, self._waiting, poisoned = state["counters"]
+        self._poisoned = bool(poisoned)
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """A copy, on the CPU, of the weights to sample with."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.best_net.state_dict().items()}
+
+
+def _difference(what: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    differ = ", ".join(f"{key}: {found.get(key)} in the checkpoint, {wanted.get(key)} asked for" for key in keys)
+    return (
+        f"The checkpoint's {what} differs ({differ}).\nResume with the flags it was made with, or start a new folder."
+    )

@@ -1,0 +1,94 @@
+"""Finding and reading the checkpoint that a run continues from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stepwise.foundation.checkpoints import BadCheckpoint, load, verify
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import resolve
+from stepwise.foundation.runs import RunFolder
+
+
+def find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed: tuple[str, ...]) -> dict | None:
+    """The checkpoint to continue from as --resume says, or None for a fresh start.
+
+    `fixed` names the flags that must be as they were. Raises UserError when the folder holds a
+    run and neither --resume nor --overwrite was given, or when no intact checkpoint is left.
+    """
+    if args.resume is None:
+        if folder.has_run and not args.overwrite:
+            raise UserError(
+                f"{folder.path} already holds a training run.\n"
+                "Continue it with --resume auto, replace it with --overwrite, or choose another --output-dir."
+            )
+        folder.clear()
+        return None
+    document = _newest(folder) if args.resume == "auto" else _read(resolve(args.base_dir, args.resume))
+    if document is None:
+        print(f"--resume auto: no checkpoint in {folder.path} yet, starting from the beginning.")
+        folder.clear()
+        return None
+    if document["script"] != script or "progress" not in document:
+        raise UserError(
+            f"The checkpoint to resume is not a resumable one of {script}.\n"
+            "Give last.pt or a numbered checkpoint of the same script, or --resume auto."
+        )
+    _require_same_flags(document["args"], args, fixed)
+    return document
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"--resume: {path} does not exist.\nCheck the path, or use --resume auto.")
+    return load(path)
+
+
+def _newest(folder: RunFolder) -> dict[str, Any] | None:
+    """The intact checkpoint with the most steps; damaged ones are named and passed over."""
+    numbered = sorted(folder.path.glob("checkpoint_*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    candidates = [*(folder.path / name for name in ("next.pt", "last.pt", "previous.pt")), *numbered]
+    damaged: list[tuple[Path, BadCheckpoint]] = []
+    for path in candidates:
+        if not path.exists():
+            continue
+        try:
+            document = load(path)
+        except BadCheckpoint as error:
+            damaged.append((path, error))
+            continue
+        for bad, error in damaged:
+            print(f"Warning: {bad} cannot be used ({error.args[0].splitlines()[0]}); falling back to {path}.")
+        return document
+    if damaged:
+        names = ", ".join(bad.name for bad, _ in damaged)
+        raise UserError(
+            f"No intact checkpoint in {folder.path}: {names} are damaged.\nStart again with --overwrite, "
+            "or copy a good one there."
+        )
+    return None
+
+
+def best_is_intact(path: Path) -> bool:
+    """Whether best_model.pt can be relied on; a damaged one is reported, to be written anew."""
+    try:
+        verify(path)
+    except FileNotFoundError:
+        return False
+    except BadCheckpoint as error:
+        print(f"Warning: {error.args[0].splitlines()[0]} It will be written anew by the next validation.")
+        return False
+    return True
+
+
+def _require_same_flags(before: dict[str, Any], args: argparse.Namespace, fixed: tuple[str, ...]) -> None:
+    now = vars(args)
+    differ = [name for name in fixed if name in before and before[name] != now[name]]
+    if differ:
+        flags = ", ".join(f"--{name.replace('_', '-')} {before[name]} (now {now[name]})" for name in differ)
+        raise UserError(
+            f"The run to resume was started with other flags: {flags}.\n"
+            "Repeat them, or start a new run in another --output-dir."
+        )

@@ -1,0 +1,59 @@
+"""When to stop: no progress on validation, or a loss that only goes up and down."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Stopper:
+    """Watches one validation value a epoch (lower is better) and names a reason to stop.
+
+    patience: epochs without a gain of more than `delta` over the best; 0 turns it off.
+    Oscillation: over the last `window` values the loss stays within `threshold`, turns up and down
+    (the sign of its change flips in at least half of the places where it can), and its best is no
+    gain of more than `delta` over what was reached before the window; window 0 turns it off.
+    """
+
+    patience: int = 0
+    delta: float = 0.0
+    window: int = 0
+    threshold: float = 0.0
+    best: float = math.inf
+    waited: int = 0
+    values: list[float] = field(default_factory=list)
+
+    def observe(self, value: float) -> str | None:
+        """Take the next value; the reason to stop, or None."""
+        self.values.append(value)
+        if value < self.best - self.delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        if self.patience and self.waited >= self.patience:
+            return f"early stopping: no gain above {self.delta:g} on validation for {self.waited} epochs"
+        if self._oscillates():
+            return (
+                f"oscillation: over {self.window} epochs the validation loss went up and down "
+                f"within {self.threshold:g} without progress"
+            )
+        return None
+
+    def _oscillates(self) -> bool:
+        if self.window < 3 or len(self.values) <= self.window:
+            return False
+        recent, before = self.values[-self.window :], self.values[: -self.window]
+        changes = [b - a for a, b in itertools.pairwise(recent)]
+        flips = sum(a * b < 0 for a, b in itertools.pairwise(changes))
+        within = max(recent) - min(recent) < self.threshold
+        progress = min(before) - min(recent) > self.delta
+        return within and not progress and 2 * flips >= len(changes) - 1
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "values": list(self.values)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.best, self.waited, self.values = state["best"], state["waited"], list(state["values"])

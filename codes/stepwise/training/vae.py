@@ -1,0 +1,107 @@
+"""What 3A watches while it trains: validation figures, reconstructions, samples, curves."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stepwise.evaluation.reconstruction import psnr, ssim
+from stepwise.foundation.devices import Device
+from stepwise.foundation.images import grid, save_png, to_uint8
+from stepwise.foundation.paths import make_folder
+from stepwise.foundation.runs import RunFolder
+from stepwise.foundation.seeds import noise_like
+from stepwise.losses.vae import vae_loss
+from stepwise.training.cli import stop_signal
+from stepwise.training.learner import Learner
+from stepwise.training.plots import curves
+
+PICTURES = 8
+
+
+def to_device(batch: Tensor, device: Device) -> Tensor:
+    """uint8 [B, 3, S, S] -> float32 in [-1, 1] on the device, laid out for its convolutions."""
+    memory = torch.channels_last if device.channels_last else torch.contiguous_format
+    return (batch.to(device.device, non_blocking=True).float() / 127.5 - 1).contiguous(memory_format=memory)
+
+
+class VAEMonitor:
+    """Validates on `val` and draws pictures; both sets are float [N, 3, S, S] in [-1, 1] on the CPU."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        folder: RunFolder,
+        learner: Learner,
+        train: Tensor,
+        val: Tensor,
+        perceptual_net: nn.Module | None,
+    ):
+        self.args, self.folder, self.learner = args, folder, learner
+        self.train, self.val, self.perceptual_net = train, val, perceptual_net
+        for name in ("reconstructions", "samples"):
+            make_folder(folder.path / name)
+
+    def _batches(self, images: Tensor):
+        for chunk in images.split(self.args.batch_size):
+            stop_signal.check()
+            yield chunk.to(self.learner.device.device)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """PSNR, SSIM and loss of the images reconstructed through their posterior means.
+
+        The loss carries the KL at its final weight, so that a checkpoint above the KL budget is
+        not taken for the best while the weight is still warming up.
+        """
+        net, sums = self.learner.best_net, torch.zeros(5, dtype=torch.float64)
+        for x in self._batches(self.val):
+            with self.learner.device.autocast():
+                mu, logvar = net.encode(x)
+                x_hat = net.decode(mu)
+            parts = vae_loss(x_hat, x, mu, logvar, self.args.kl_weight, self.args.kl_target)
+            loss = parts["loss"]
+            if self.perceptual_net is not None:
+                loss = loss + self.args.perceptual_weight * self.perceptual_net(x_hat.float(), x)
+            values = [loss, parts["l1"], parts["kl"], psnr(x_hat, x).mean(), ssim(x_hat, x).mean()]
+            sums += len(x) * torch.stack([value.detach().cpu().double() for value in values])
+        names = ("val_loss", "val_l1", "val_kl", "val_psnr", "val_ssim")
+        return {name: float(value) for name, value in zip(names, sums / len(self.val), strict=True)}
+
+    @torch.no_grad()
+    def preview(self, epoch: int, rows: list[dict[str, Any]]) -> None:
+        """reconstructions/ (images above their reconstructions), samples/ and training_losses.png."""
+        net, device = self.learner.best_net, self.learner.device
+        x = self.val[:PICTURES].to(device.device)
+        x_hat = net.decode(net.encode(x)[0])
+        pairs = to_uint8(torch.cat([x, x_hat]))
+        save_png(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", grid(pairs, len(x)))
+        samples = to_uint8(net.decode(self._gaussian_samples(2 * PICTURES)))
+        save_png(self.folder.path / "samples" / f"samples_epoch_{epoch:04d}.png", grid(samples, PICTURES))
+        curves(
+            self.folder.path / "training_losses.png",
+            rows,
+            {
+                "loss (log)": ["loss", "val_loss"],
+                "reconstruction L1": ["l1", "val_l1"],
+                "KL in nats per latent vector": ["kl", "val_kl"],
+                "validation PSNR in dB": ["val_psnr"],
+                "validation SSIM": ["val_ssim"],
+            },
+            marks={"KL in nats per latent vector": self.args.kl_target},
+        )
+
+    def _gaussian_samples(self, count: int) -> Tensor:
+        """Draws from the Gaussian that has the mean and covariance of the training latents.
+
+        A weighted sum of centred latents with standard normal weights over sqrt(N) has exactly
+        their covariance, without ever forming it.
+        """
+        net = self.learner.best_net
+        mu = torch.cat([net.encode(x)[0] for x in self._batches(self.train[:512])])
+        centre = mu.mean(dim=0, keepdim=True)
+        weights = noise_like((count, len(mu)), self.args.seed, "vae-samples").to(mu.device) / len(mu) ** 0.5
+        return centre + torch.einsum("kn,n...->k...", weights, mu - centre)
