@@ -62,8 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
     import cv2
-    from stepwise.data.scenes import SCENES, draw_scene
     from tqdm import tqdm
+
+    from stepwise.data.scenes import SCENES, draw_scene
 
     cv2.setNumThreads(1)
     folder = make_folder(resolve(args.base_dir, args.output_dir))

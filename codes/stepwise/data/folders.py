@@ -15,15 +15,15 @@ from stepwise.foundation.seeds import derive
 
 CAPTIONS = "captions.json"
 CAPTION_START = "a photo of a "
-CLASS_NUMBER = re.compile(r"(\d{4})_.+")
+CLASS_NUMBER = re.compile(r"([0-9]{4})_.+", re.DOTALL)
 FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
 
 
 def list_images(folder: Path) -> list[Path]:
     """The image files right in `folder`, sorted by name. Raises UserError if there are none."""
-    images = [entry for entry in _entries(folder) if is_image_name(entry.name) and entry.is_file()]
+    images = [entry for entry in list_entries(folder) if is_image_name(entry.name) and entry.is_file()]
     if not images:
-        raise _no_images(folder)
+        raise no_images(folder)
     return images
 
 
@@ -63,7 +63,7 @@ def read_labels(folder: Path) -> tuple[list[Path], list[str]]:
     of these is one class, named after the folder. Raises UserError if there is no image.
     """
     captions = read_captions(folder)
-    images = [entry for entry in _entries(folder) if is_image_name(entry.name) and entry.is_file()]
+    images = [entry for entry in list_entries(folder) if is_image_name(entry.name) and entry.is_file()]
     if not images:
         return _labels_from_subfolders(folder)
     if captions:
@@ -87,17 +87,18 @@ def _labels_from_captions(folder: Path, images: list[Path], captions: dict[str, 
 def _labels_from_subfolders(folder: Path) -> tuple[list[Path], list[str]]:
     images: list[Path] = []
     labels: list[str] = []
-    for entry in _entries(folder):
+    for entry in list_entries(folder):
         if entry.is_dir() and not entry.name.startswith("."):
-            inside = [path for path in _entries(entry) if is_image_name(path.name) and path.is_file()]
+            inside = [path for path in list_entries(entry) if is_image_name(path.name) and path.is_file()]
             images += inside
             labels += [entry.name] * len(inside)
     if not images:
-        raise _no_images(folder)
+        raise no_images(folder)
     return images, labels
 
 
-def _entries(folder: Path) -> list[Path]:
+def list_entries(folder: Path) -> list[Path]:
+    """Everything right in `folder`, sorted by name. Raises UserError if it does not exist or cannot be read."""
     try:
         return sorted(folder.iterdir(), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
@@ -106,7 +107,8 @@ def _entries(folder: Path) -> list[Path]:
         raise UserError(f"Cannot read the folder {folder}: {error.strerror}.\nCheck --data-dir and its permissions.")
 
 
-def _no_images(folder: Path) -> UserError:
+def no_images(folder: Path) -> UserError:
+    """The error for a `folder` without any image."""
     return UserError(
         f"No images found in {folder} (wanted: {FORMATS}).\nCheck --data-dir, or run 2A first to prepare images."
     )
@@ -119,7 +121,9 @@ def load_images(paths: list[Path], size_limit: int | None = None) -> list[np.nda
     """
     from tqdm import tqdm
 
-    return [_load(path, size_limit) for path in tqdm(paths, desc="Loading images", unit="img", leave=False)]
+    return [
+        _load(path, size_limit) for path in tqdm(paths, desc="Loading images", unit="img", leave=False, disable=None)
+    ]
 
 
 def _load(path: Path, size_limit: int | None) -> np.ndarray:

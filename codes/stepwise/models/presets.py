@@ -17,7 +17,7 @@ def grid_autoencoder(image_size: int, downsample: int, latent_channels: int | No
             f"--image-size {image_size} with --downsample {downsample} leaves no grid of whole cells, 4 x 4 or more.\n"
             "Choose an --image-size that is a multiple of --downsample, 4 times as large at least."
         )
-    factors = {2: [1, 2], 4: [1, 2, 4], 8: [1, 2, 4, 4], 16: [1, 2, 2, 4, 4]}[downsample]
+    factors = {2: [1, 2], 4: [1, 1, 2], 8: [1, 1, 2, 4], 16: [1, 1, 2, 4, 4]}[downsample]
     return {
         "kind": "grid",
         "latent_channels": latent_channels or LATENT_CHANNELS[downsample],

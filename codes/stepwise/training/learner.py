@@ -53,8 +53,8 @@ class Learner:
 
     @property
     def best_net(self) -> nn.Module:
-        """The network to validate and sample with: the EMA where there is one."""
-        return self.net if self.ema_net is None else self.ema_net
+        """The network to validate and sample with, in eval mode: the EMA where there is one."""
+        return self.net.eval() if self.ema_net is None else self.ema_net
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

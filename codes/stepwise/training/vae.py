@@ -75,7 +75,8 @@ class VAEMonitor:
     def preview(self, epoch: int, rows: list[dict[str, Any]]) -> None:
         """reconstructions/ (images above their reconstructions), samples/ and training_losses.png."""
         net, device = self.learner.best_net, self.learner.device
-        x = self.val[:PICTURES].to(device.device)
+        spread = torch.linspace(0, len(self.val) - 1, min(PICTURES, len(self.val))).long()
+        x = self.val[spread].to(device.device)
         x_hat = net.decode(net.encode(x)[0])
         pairs = to_uint8(torch.cat([x, x_hat]))
         save_png(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", grid(pairs, len(x)))

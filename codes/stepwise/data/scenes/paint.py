@@ -7,6 +7,7 @@ with x to the right and y down, so a scene looks the same at any size. Masks are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,7 +39,7 @@ def vary(rng: np.random.Generator, color: Color, amount: float = 0.04) -> np.nda
     return np.clip(moved, 0, 1).astype(np.float32)
 
 
-def choose(rng: np.random.Generator, options: Sequence):
+def choose(rng: np.random.Generator, options: Sequence[Any]) -> Any:
     """One of `options`."""
     return options[int(rng.integers(len(options)))]
 
@@ -67,7 +68,9 @@ def fractal_noise(
     return (total - total.min()) / (np.ptp(total) + 1e-6)
 
 
-def ridge_line(rng: np.random.Generator, size: int, cells: float = 3, octaves: int = 6, gain: float = 0.5):
+def ridge_line(
+    rng: np.random.Generator, size: int, cells: float = 3, octaves: int = 6, gain: float = 0.5
+) -> np.ndarray:
     """A one-dimensional fractal, [1, S] in [0, 1]: the outline of hills or of a wood."""
     return fractal_noise(rng, (2, size), cells, octaves, gain)[:1]
 

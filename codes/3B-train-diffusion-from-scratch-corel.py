@@ -1,0 +1,241 @@
+"""3B: train the latent denoiser. Reads 3A's best_model.pt; writes best_model.pt, last.pt, metrics.csv."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import resolve
+from stepwise.training import cli
+
+FIXED_FLAGS = (
+    *("image_dir", "batch_size", "grad_accum", "image_size", "augment", "augment_variants", "val_split", "seed"),
+    *("class_conditional", "label_dropout", "prediction", "min_snr_gamma", "timesteps", "schedule", "lr", "lr_min"),
+    *("lr_scheduler", "no_ema", "ema_decay", "no_mixed_precision", "base_channels", "layers", "dropout"),
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(
+        "Train a diffusion model from scratch in the latent space of 3A's autoencoder.",
+        "python 3B-train-diffusion-from-scratch-corel.py --vae-checkpoint vae_models/best_model.pt "
+        "--image-dir training_data/corel/corel_all --class-conditional",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--vae-checkpoint", required=True, help="checkpoint of 3A")
+    data.add_argument("--image-dir", required=True, help="folder of training images, as 2A writes them")
+    data.add_argument("--output-dir", default="diffusion_models", help="where the run is written")
+    data.add_argument(
+        "--image-size", type=cli.positive_int, help="must be the VAE's (default: the VAE's; 3A trains at 128)"
+    )
+    data.add_argument(
+        "--augment", choices=["none", "light", "balanced"], default="light", help="variation of the cached latents"
+    )
+    data.add_argument("--augment-variants", type=cli.positive_int, default=16, help="augmented variants of each image")
+    data.add_argument("--val-split", type=cli.fraction, default=0.1, help="share of the images held back to validate")
+    model = parser.add_argument_group("model")
+    model.add_argument("--class-conditional", action="store_true", help="learn each class under its label")
+    model.add_argument("--label-dropout", type=cli.fraction, default=0.1, help="share of labels hidden, for guidance")
+    model.add_argument("--prediction", choices=["eps", "v"], default="v", help="what the network predicts")
+    model.add_argument(
+        "--min-snr-gamma", type=cli.non_negative_float, default=5.0, help="bound on the loss weight; 0: none"
+    )
+    model.add_argument("--timesteps", type=cli.positive_int, default=1000, help="length of the noise schedule")
+    model.add_argument("--schedule", choices=["linear", "cosine"], default="linear", help="noise schedule")
+    model.add_argument(
+        "--base-channels", type=cli.positive_int, help="width of the first level (default: grid 96, vector 512)"
+    )
+    model.add_argument("--layers", type=cli.positive_int, default=2, help="resnets a level (grid)")
+    model.add_argument("--dropout", type=cli.fraction, default=0.1, help="dropout inside the resnets")
+    train = parser.add_argument_group("training")
+    train.add_argument("--epochs", type=cli.positive_int, default=500, help="passes over the images")
+    train.add_argument(
+        "--max-minutes", type=cli.positive_float, help="end cleanly after this time; schedules are fitted to it"
+    )
+    train.add_argument("--batch-size", type=cli.positive_int, default=16, help="latents a step")
+    train.add_argument("--grad-accum", type=cli.positive_int, default=1, help="steps whose gradients are added up")
+    train.add_argument("--lr", type=cli.positive_float, default=1e-4, help="peak learning rate")
+    train.add_argument("--lr-min", type=cli.non_negative_float, default=1e-5, help="lowest learning rate")
+    train.add_argument(
+        "--lr-scheduler",
+        choices=["cosine", "cosine_warm_restarts", "plateau", "none"],
+        default="cosine_warm_restarts",
+        help="course of the learning rate",
+    )
+    train.add_argument("--no-ema", action="store_true", help="no moving average of the weights")
+    train.add_argument("--ema-decay", type=cli.fraction, default=0.995, help="decay of the moving average")
+    train.add_argument("--no-mixed-precision", action="store_true", help="float32 throughout")
+    stop = parser.add_argument_group("stopping")
+    stop.add_argument(
+        "--early-stopping-patience", type=cli.non_negative_int, default=30, help="epochs without gain; 0: never"
+    )
+    stop.add_argument(
+        "--early-stopping-delta", type=cli.non_negative_float, default=1e-5, help="smallest gain that counts"
+    )
+    stop.add_argument("--oscillation-window", type=cli.non_negative_int, default=10, help="epochs looked at; 0: never")
+    stop.add_argument(
+        "--oscillation-threshold",
+        type=cli.non_negative_float,
+        default=0.0005,
+        help="range of the loss that counts as standing still",
+    )
+    cli.add_checkpoint_flags(parser)
+    cli.add_run_flags(parser)
+    args = cli.parse(parser, argv)
+    if args.lr_min > args.lr:
+        parser.error(f"--lr-min {args.lr_min:g} is above --lr {args.lr:g}")
+    if not args.class_conditional:
+        args.label_dropout = 0.0
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    import numpy as np
+    import torch
+
+    from stepwise.data.augment import Augment
+    from stepwise.data.batches import Order
+    from stepwise.data.classes import class_table
+    from stepwise.data.folders import load_images, read_labels, split
+    from stepwise.data.latents import encode_variants
+    from stepwise.diffusion import schedule as schedules
+    from stepwise.diffusion.objective import denoising_loss
+    from stepwise.foundation import devices, seeds
+    from stepwise.foundation.runs import RunFolder
+    from stepwise.models import denoiser, presets
+    from stepwise.training.cli import stop_signal
+    from stepwise.training.denoising import DenoiserMonitor
+    from stepwise.training.learner import Learner
+    from stepwise.training.loop import Clock, Plan, fit
+    from stepwise.training.pretrained import load_vae, require_same_vae
+    from stepwise.training.resume import find_state
+    from stepwise.training.schedules import Plateau, learning_rate, warm_up
+    from stepwise.training.stopping import Stopper
+
+    device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
+    print(devices.summary(device))
+    vae = load_vae(resolve(args.base_dir, args.vae_checkpoint), device)
+    if args.image_size not in (None, vae.image_size):
+        raise UserError(
+            f"Image size mismatch: --image-size {args.image_size}, but the VAE was trained at {vae.image_size}.\n"
+            f"Pass --image-size {vae.image_size} (or leave the flag out), or train a VAE at {args.image_size}."
+        )
+    args.image_size = vae.image_size
+    folder = RunFolder(resolve(args.base_dir, args.output_dir))
+    paths, labels = read_labels(resolve(args.base_dir, args.image_dir))
+    state = find_state(args, folder, "3B", FIXED_FLAGS)
+    if state is not None:
+        require_same_vae(state, vae)
+    folder.write_args(args, [f"VAE weights {vae.sha256}"])
+
+    classes, class_index = class_table(paths, labels)
+    if args.class_conditional and len(classes) < 2:
+        raise UserError(
+            "--class-conditional needs at least two classes, found one.\n"
+            "Leave the flag out, or give the folder of all classes (training_data/corel/corel_all)."
+        )
+    train_index, val_index = split(paths, labels, args.val_split, args.seed)
+    if not train_index:
+        raise UserError("No image is left to train on.\nAdd images or lower --val-split.")
+    images = load_images(paths, size_limit=2 * args.image_size)
+    augment = Augment(args.augment, args.image_size, args.seed, "latent-augment")
+    plain = Augment("none", args.image_size, args.seed, "plain")
+
+    def encode(index: list[int], how: Augment, variants: int):
+        chosen = [images[i] for i in index]
+        return encode_variants(vae.encode, chosen, how, variants, 64, device.device, stop_signal.check)
+
+    latents = encode(train_index, augment, args.augment_variants)
+    statistics = latents.statistics()
+    val_x0 = statistics.standardise(encode(val_index or train_index, plain, 1).mu[:, 0])
+    every_label = torch.tensor(class_index, device=device.device) if args.class_conditional else None
+    num_classes = len(classes) if args.class_conditional else 0
+    print(f"{len(latents)} images in {args.augment_variants} variants to train, {len(val_index)} to validate.")
+
+    latent_shape = tuple(val_x0.shape[1:])
+    if len(latent_shape) == 3:
+        config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes)
+    else:
+        config = presets.vector_net(latent_shape[0], args.base_channels or 512, args.dropout, num_classes)
+    seeds.seed_weights(args.seed)
+    learner = Learner(
+        denoiser.build(config),
+        config,
+        device,
+        lr=args.lr,
+        ema_decay=None if args.no_ema else args.ema_decay,
+        grad_accum=args.grad_accum,
+    )
+    schedule = schedules.build(args.schedule, args.timesteps)
+    order = Order(len(latents), args.batch_size, args.seed)
+    val_label = None if every_label is None else every_label[val_index or train_index]
+    train_label = None if every_label is None else every_label[train_index]
+    monitor = DenoiserMonitor(args, folder, learner, schedule, vae, statistics, val_x0, val_label, num_classes)
+    plateau = Plateau()
+
+    def step(index: np.ndarray, clock: Clock) -> dict:
+        rate = learning_rate(args.lr_scheduler, clock.progress, args.lr, args.lr_min)
+        learner.set_lr(max(rate * plateau.scale, args.lr_min) * warm_up(clock.step))
+        x0 = statistics.standardise(latents.draw(index, args.seed, clock.step))
+        rng = seeds.torch_rng(args.seed, "noise", clock.step)
+        t = torch.randint(args.timesteps, (len(x0),), generator=rng).to(x0.device)
+        eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+        label = None
+        if train_label is not None:
+            hidden = (torch.rand(len(x0), generator=rng) < args.label_dropout).to(x0.device)
+            label = train_label[torch.from_numpy(index).to(x0.device)].masked_fill(hidden, num_classes)
+        with device.autocast():
+            error = denoising_loss(
+                learner.net, schedule, x0, eps, t, label, prediction=args.prediction, min_snr_gamma=args.min_snr_gamma
+            )
+        losses = {"loss": error.mean()}
+        return losses if learner.update(losses["loss"]) else {}
+
+    def document() -> dict:
+        return {
+            "image_size": args.image_size,
+            "latent_shape": list(latent_shape),
+            "latents": statistics.state(),
+            "classes": classes if args.class_conditional else [],
+            "diffusion": {
+                "schedule": args.schedule,
+                "timesteps": args.timesteps,
+                "prediction": args.prediction,
+                "label_dropout": args.label_dropout,
+            },
+            "plateau": plateau.state(),
+            "parents": {"vae": {"path": str(vae.path), "sha256": vae.sha256}},
+        }
+
+    if state is not None:
+        plateau.load(state["plateau"])
+    plan = Plan(
+        script="3B",
+        epochs=args.epochs,
+        batches_per_epoch=order.per_epoch,
+        batches=lambda epoch, batch: (order.batch(e, b) for e, b in order.positions(epoch, batch)),
+        validate=monitor.validate,
+        preview=monitor.preview,
+        document=document,
+        monitor="val_loss",
+        checkpoint_name="checkpoint_epoch_{epoch}.pt",
+        checkpoint_every=10,
+        preview_every=10,
+        keep_checkpoints=args.keep_checkpoints,
+        max_minutes=args.max_minutes,
+        stopper=Stopper(
+            args.early_stopping_patience,
+            args.early_stopping_delta,
+            args.oscillation_window,
+            args.oscillation_threshold,
+        ),
+        on_validation=plateau.observe if args.lr_scheduler == "plateau" else lambda value: None,
+    )
+    return fit(plan, step, {"denoiser": learner}, folder, args, state)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_script(main))

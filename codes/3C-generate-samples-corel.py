@@ -1,0 +1,190 @@
+"""3C: generate images. Reads the checkpoints of 3B and 3A; writes a grid and individual PNG files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+from pathlib import Path
+
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import make_folder, resolve
+from stepwise.training import cli
+
+FEW = 16
+GUIDANCE = 2.0
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(
+        "Generate images with a trained diffusion model.",
+        "python 3C-generate-samples-corel.py --diffusion-checkpoint diffusion_models/best_model.pt "
+        "--vae-checkpoint vae_models/best_model.pt --ddim-steps 50 --output generated_images.png",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--diffusion-checkpoint", required=True, help="checkpoint of 3B")
+    files.add_argument("--vae-checkpoint", required=True, help="the checkpoint of 3A that 3B was trained on")
+    files.add_argument(
+        "--output", default="generated_images.png", help="the grid; a folder/ holds generated_images.png"
+    )
+    files.add_argument(
+        "--individual",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help=f"single files; auto: up to {FEW} images",
+    )
+    what = parser.add_argument_group("what")
+    what.add_argument(
+        "--num-images", type=cli.positive_int, help="how many (default: 16; with --class all, a row a class)"
+    )
+    what.add_argument(
+        "--class",
+        dest="class_name",
+        metavar="NAME|NUMBER|all",
+        help="class of a class-conditional model (default: all)",
+    )
+    what.add_argument("--nrow", type=cli.positive_int, default=4, help="images in a row of the grid")
+    how = parser.add_argument_group("how")
+    how.add_argument("--sampler", choices=["ddpm", "ddim", "dpmpp"], help="(default: ddpm, or ddim with --ddim-steps)")
+    how.add_argument("--steps", type=cli.positive_int, help="sampler steps (default: ddpm all, ddim 50, dpmpp 25)")
+    how.add_argument("--ddim-steps", type=cli.positive_int, metavar="N", help="short for --sampler ddim --steps N")
+    how.add_argument("--eta", type=cli.non_negative_float, help="noise of ddim: 0 none, 1 as ddpm (default: 0)")
+    how.add_argument(
+        "--guidance",
+        type=cli.non_negative_float,
+        help=f"classifier-free guidance; 1: none (default: {GUIDANCE:g} with classes)",
+    )
+    how.add_argument(
+        "--batch-size", type=cli.positive_int, default=16, help="images at a time; reduce it if memory runs out"
+    )
+    cli.add_run_flags(parser, workers=False, seed=None)
+    args = cli.parse(parser, argv)
+    return settle_sampler(args, parser)
+
+
+def settle_sampler(args: argparse.Namespace, parser: cli.Parser) -> argparse.Namespace:
+    """Fill in what the flags imply and refuse contradictions."""
+    if args.ddim_steps and (args.sampler not in (None, "ddim") or args.steps):
+        parser.error("--ddim-steps N means --sampler ddim --steps N; give one or the other")
+    args.sampler = args.sampler or ("ddim" if args.ddim_steps else "ddpm")
+    args.steps = args.ddim_steps or args.steps
+    if args.eta is not None and args.sampler != "ddim":
+        parser.error(f"--eta belongs to --sampler ddim, not to {args.sampler}")
+    if args.eta is not None and args.eta > 1:
+        parser.error("--eta goes from 0 to 1")
+    args.eta = args.eta or 0.0
+    if args.seed is None:
+        args.seed = secrets.randbelow(2**31)
+        print(f"Seed: {args.seed}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    import numpy as np
+    from tqdm import tqdm
+
+    from stepwise.foundation import devices
+    from stepwise.foundation.images import grid, labelled_grid, save_png
+    from stepwise.training.generate import SamplerOptions, generate
+    from stepwise.training.pretrained import load_denoiser, load_vae
+
+    device = devices.choose(args.device)
+    print(devices.summary(device))
+    vae = load_vae(resolve(args.base_dir, args.vae_checkpoint), device)
+    model = load_denoiser(resolve(args.base_dir, args.diffusion_checkpoint), device, vae)
+    labels = choose_labels(args, model)
+    count = len(labels) if labels else args.num_images or 16
+    options = SamplerOptions(args.sampler, steps(args, model), args.eta, guidance(args, model))
+    output = grid_path(args)
+
+    images = []
+    with tqdm(total=count, desc=f"{options.kind}, {options.steps} steps", unit="img") as bar:
+        for batch, done in generate(model, vae, labels, count, args.batch_size, args.seed, options):
+            images.append(batch)
+            bar.update(done)
+    images = np.concatenate(images)
+
+    used = {**vars(args), "steps": options.steps, "guidance": options.guidance, "num_images": count}
+    metadata = {"seed": str(args.seed), "flags": json.dumps(used, sort_keys=True)}
+    if labels and len(set(labels)) > 1:
+        rows = [
+            (entry["name"], images[[k for k in range(count) if labels[k] == i]])
+            for i, entry in enumerate(model.classes)
+        ]
+        picture = labelled_grid([row for row in rows if len(row[1])])
+    else:
+        picture = grid(images, args.nrow)
+    save_png(output, picture, metadata)
+    print(f"{count} images: {output}")
+    if args.individual == "always" or (args.individual == "auto" and count <= FEW):
+        folder = make_folder(output.with_name(output.stem + "_individual"))
+        save_individually(folder, images, labels, model.classes, metadata)
+        print(f"One by one: {folder}")
+    return 0
+
+
+def choose_labels(args: argparse.Namespace, model) -> list[int] | None:
+    """The class of each image, sorted; None for an unconditional model."""
+    from stepwise.data.classes import find_class
+
+    if not model.classes:
+        if args.class_name:
+            raise UserError(
+                "--class: this model was trained without classes.\n"
+                "Leave the flag out, or train 3B with --class-conditional."
+            )
+        return None
+    everything = (args.class_name or "all").lower() == "all"
+    chosen = list(range(len(model.classes))) if everything else [find_class(model.classes, args.class_name)]
+    count = args.num_images or (args.nrow * len(chosen) if everything else 16)
+    return sorted(chosen[i % len(chosen)] for i in range(count))
+
+
+def guidance(args: argparse.Namespace, model) -> float:
+    """--guidance, checked: it needs a model that also learned without labels."""
+    able = bool(model.classes) and model.label_dropout > 0
+    if args.guidance is not None and args.guidance != 1 and not able:
+        raise UserError(
+            "--guidance needs a model trained with --class-conditional and --label-dropout above 0.\n"
+            "Leave the flag out, or train 3B that way."
+        )
+    return args.guidance if args.guidance is not None else GUIDANCE if able else 1.0
+
+
+def steps(args: argparse.Namespace, model) -> int:
+    """--steps, or the sampler's usual number, checked against the schedule."""
+    total = model.schedule.timesteps
+    count = args.steps or {"ddpm": total, "ddim": min(50, total), "dpmpp": min(25, total)}[args.sampler]
+    model.schedule.sampling_steps(count)
+    return count
+
+
+def grid_path(args: argparse.Namespace) -> Path:
+    """--output as a PNG path; a folder gets the usual name."""
+    output = resolve(args.base_dir, args.output)
+    if args.output.endswith(("/", "\\")) or output.is_dir():
+        output = output / "generated_images.png"
+    if output.suffix.lower() != ".png":
+        raise UserError(
+            f"--output {args.output}: the grid is a PNG file.\nGive a name that ends in .png, or a folder/."
+        )
+    make_folder(output.parent)
+    return output
+
+
+def save_individually(folder: Path, images, labels: list[int] | None, classes: list[dict], metadata: dict) -> None:
+    """image_0001.png ... in `folder`; images of an earlier run are removed first."""
+    from stepwise.foundation.images import save_png
+
+    for old in folder.glob("image_*.png"):
+        old.unlink()
+    for number, image in enumerate(images):
+        label = {"class": classes[labels[number]]["name"]} if labels else {}
+        save_png(folder / f"image_{number + 1:04d}.png", image, {**metadata, **label})
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_script(main))

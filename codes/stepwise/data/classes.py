@@ -1,0 +1,43 @@
+"""Class names and their numbers: what --class NAME|NUMBER is looked up in."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from stepwise.foundation.errors import UserError
+
+
+def class_table(paths: list[Path], labels: list[str]) -> tuple[list[dict[str, Any]], list[int]]:
+    """The classes, [{"name", "number"}, ...] by number, and the position in that list of each image.
+
+    The number is the XXXX of the file names XXXX_YYYY.EXT where a class has one, else its position.
+    """
+    prefixes: dict[str, set[str]] = {}
+    for path, label in zip(paths, labels, strict=True):
+        match = re.match(r"(\d{4})_", path.name)
+        prefixes.setdefault(label, set()).add(match[1] if match else "")
+    numbered = all(len(found) == 1 and "" not in found for found in prefixes.values())
+    if numbered:
+        classes = sorted(({"name": name, "number": int(min(found))} for name, found in prefixes.items()), key=_number)
+    else:
+        classes = [{"name": name, "number": i + 1} for i, name in enumerate(sorted(prefixes))]
+    position = {entry["name"]: i for i, entry in enumerate(classes)}
+    return classes, [position[label] for label in labels]
+
+
+def find_class(classes: list[dict[str, Any]], wanted: str) -> int:
+    """The position of the class called or numbered `wanted`. Raises UserError that lists them all."""
+    for position, entry in enumerate(classes):
+        if wanted.lower() == entry["name"].lower() or (wanted.isdigit() and int(wanted) == entry["number"]):
+            return position
+    near = difflib.get_close_matches(wanted.lower(), [entry["name"].lower() for entry in classes], n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    names = ", ".join(f"{entry['number']} {entry['name']}" for entry in classes)
+    raise UserError(f"Unknown class '{wanted}'.{hint}\nThe model knows: {names}; or use --class all.")
+
+
+def _number(entry: dict[str, Any]) -> int:
+    return entry["number"]

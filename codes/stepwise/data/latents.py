@@ -1,0 +1,84 @@
+"""Latents computed once: the posterior of every image and of its augmented variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from stepwise.data.augment import Augment
+from stepwise.foundation.images import to_tensor
+from stepwise.foundation.seeds import noise_like, numpy_rng
+
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class LatentStatistics:
+    """Mean and standard deviation of each latent channel, [1, C, 1, 1] (grid) or [1, D] (vector)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def standardise(self, z: Tensor) -> Tensor:
+        return (z - self.mean.to(z.device)) / self.std.to(z.device)
+
+    def restore(self, z: Tensor) -> Tensor:
+        return z * self.std.to(z.device) + self.mean.to(z.device)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"mean": self.mean.cpu(), "std": self.std.cpu()}
+
+
+@dataclass
+class Latents:
+    """Posteriors of N images in V variants: mu, sigma: [N, V, ...] on the training device."""
+
+    mu: Tensor
+    sigma: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mu)
+
+    def statistics(self) -> LatentStatistics:
+        """Over every posterior sample that training can draw: Var[z] = Var[mu] + E[sigma^2]."""
+        others = [d for d in range(self.mu.ndim) if d != 2]
+        mean = self.mu.double().mean(dim=others, keepdim=True)
+        spread = (self.mu.double() - mean).square().mean(dim=others, keepdim=True)
+        spread = spread + self.sigma.double().square().mean(dim=others, keepdim=True)
+        return LatentStatistics(mean[0].float(), spread[0].sqrt().clamp_min(1e-6).float())
+
+    def draw(self, index: np.ndarray, seed: int, step: int) -> Tensor:
+        """A fresh posterior sample of a random variant of each image: [B] -> [B, ...]."""
+        variant = numpy_rng(seed, "variant", step).integers(0, self.mu.shape[1], len(index))
+        at = (torch.from_numpy(index), torch.from_numpy(variant))
+        mu, sigma = self.mu[at], self.sigma[at]
+        return mu + sigma * noise_like(tuple(mu.shape), seed, "posterior", step).to(mu.device)
+
+
+@torch.no_grad()
+def encode_variants(
+    encode: Encode,
+    images: list[np.ndarray],
+    augment: Augment,
+    variants: int,
+    batch_size: int,
+    device: torch.device,
+    check: Callable[[], None],
+) -> Latents:
+    """Encode `variants` augmentations of each image. encode: [B, 3, S, S] in [-1, 1] -> (mu, logvar)."""
+    count = len(images) * variants
+    mus, sigmas = [], []
+    for start in tqdm(range(0, count, batch_size), desc="encoding", unit="batch", leave=False):
+        check()
+        numbers = range(start, min(start + batch_size, count))
+        squares = [augment(images[n // variants], n % variants, n // variants) for n in numbers]
+        mu, logvar = encode(to_tensor(np.stack(squares)).to(device))
+        mus.append(mu.float())
+        sigmas.append((0.5 * logvar.float()).exp())
+    shape = (len(images), variants, *mus[0].shape[1:])
+    return Latents(torch.cat(mus).reshape(shape).contiguous(), torch.cat(sigmas).reshape(shape).contiguous())

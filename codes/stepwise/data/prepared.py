@@ -1,0 +1,127 @@
+"""Prepared image folders: writing them so that a second run changes nothing, and a changed wish leaves no trace.
+
+Files are hard links to the source where the source is fit to be trained on as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from stepwise.data.corel import Picture, in_threads, pixel_digest
+from stepwise.data.folders import CAPTION_START, CAPTIONS
+from stepwise.foundation.checkpoints import write_atomically
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.images import BadImage, decode, is_image_name, save_png
+from stepwise.foundation.paths import make_folder
+
+ALL = "corel_all"
+HELD_OUT = "corel_heldout"
+_CLASS_FOLDER = re.compile(r"class_[0-9]{4}")
+
+
+def write_folders(
+    root: Path,
+    pictures: list[Picture],
+    held: set[str],
+    class_names: dict[int, str],
+    num_workers: int = 0,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Make `root` hold corel_all, one class_XXXX a class, and corel_heldout if any name is in `held`.
+
+    Images and captions that are no longer wanted are removed from these folders, and nothing else.
+    """
+    wanted: dict[str, list[Picture]] = {ALL: []}
+    for picture in pictures:
+        folders = (HELD_OUT,) if picture.name in held else (ALL, f"class_{picture.number:04d}")
+        for folder in folders:
+            wanted.setdefault(folder, []).append(picture)
+    _remove_unwanted(root, {folder: {picture.name for picture in members} for folder, members in wanted.items()})
+    for folder in wanted:
+        make_folder(root / folder)
+    # corel_all and corel_heldout take every picture once; the class folders then link to corel_all.
+    for folder in sorted(wanted, key=lambda name: name not in (ALL, HELD_OUT)):
+        source = root / ALL if folder not in (ALL, HELD_OUT) else None
+        for _ in in_threads(_placing(root / folder, source), wanted[folder], num_workers, check, f"Writing {folder}"):
+            pass
+        captions = {picture.name: CAPTION_START + class_names[picture.number] for picture in wanted[folder]}
+        text = json.dumps(dict(sorted(captions.items())), indent=2)
+        write_if_changed(root / folder / CAPTIONS, text.encode() + b"\n")
+
+
+def _placing(folder: Path, linked_from: Path | None) -> Callable[[Picture], None]:
+    def place(picture: Picture) -> None:
+        target = folder / picture.name
+        if target.is_dir():
+            raise UserError(f"The folder {target} is in the way of an image.\nRemove it and run this again.")
+        if linked_from is not None:
+            link_or_copy(linked_from / picture.name, target)
+        elif picture.plain:
+            link_or_copy(picture.path.resolve(), target)
+        elif not _holds(target, picture.digest):
+            save_png(target, np.asarray(decode(picture.path)))
+
+    return place
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy of it where links cannot be made."""
+    kept = target.is_file() and not target.is_symlink()
+    if kept and (target.samefile(source) or filecmp.cmp(source, target, shallow=False)):
+        return
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            temporary.hardlink_to(source)
+        except OSError:  # another disk, another owner's file, or a file system without links
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _holds(target: Path, digest: str) -> bool:
+    try:
+        return not target.is_symlink() and target.is_file() and pixel_digest(decode(target)) == digest
+    except BadImage:
+        return False
+
+
+def _remove_unwanted(root: Path, wanted: dict[str, set[str]]) -> None:
+    """Remove images, captions and torn temporary files that do not belong, and folders left empty by that."""
+    for folder in sorted(root.iterdir()):
+        ours = folder.name in (ALL, HELD_OUT) or _CLASS_FOLDER.fullmatch(folder.name)
+        if not ours or folder.is_symlink() or not folder.is_dir():
+            continue
+        keep = wanted.get(folder.name, set()) | ({CAPTIONS} if folder.name in wanted else set())
+        for path in folder.iterdir():
+            torn = path.name.startswith(".") and path.name.endswith(".tmp")
+            written_here = torn or is_image_name(path.name) or path.name == CAPTIONS
+            if written_here and path.name not in keep and not path.is_dir():
+                path.unlink()
+        if folder.name not in wanted and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def write_table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Write `rows` as CSV below `header`, unless the file holds just that."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_if_changed(path, text.getvalue().encode())
+
+
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Write `content` whole or not at all; a file that holds it already keeps its date."""
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomically(path, [content])

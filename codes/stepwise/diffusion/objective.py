@@ -1,0 +1,69 @@
+"""What the denoiser is trained to say, and how its answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from stepwise.diffusion.schedule import Schedule
+
+PREDICTIONS = ("eps", "v")
+
+
+def denoising_loss(
+    net: nn.Module,
+    schedule: Schedule,
+    x0: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    label: Tensor | None,
+    *,
+    prediction: str,
+    min_snr_gamma: float,
+) -> Tensor:
+    """Weighted squared error of each item: x0, eps: [B, ...], t: [B] -> [B].
+
+    The target is eps (Ho et al. 2020, equation 14) or v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans and
+    Ho 2022, appendix D). The weight min(SNR, gamma), in units of the x0 error, is that of Hang
+    et al. 2023, section 3.4; gamma 0 leaves the target's own weight.
+    """
+    signal, sigma = schedule.coefficients(t, x0)
+    output = net(signal * x0 + sigma * eps, t, label).float()
+    target = eps if prediction == "eps" else signal * eps - sigma * x0
+    error = (output - target).square().flatten(1).mean(dim=1)
+    if min_snr_gamma:
+        snr = schedule.snr(t)
+        error = error * snr.clamp(max=min_snr_gamma) / (snr if prediction == "eps" else snr + 1)
+    return error
+
+
+def read(output: Tensor, xt: Tensor, alpha_bar: float, prediction: str) -> tuple[Tensor, Tensor]:
+    """(x0_hat, eps_hat) that a prediction stands for at `alpha_bar`."""
+    signal, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+    if prediction == "eps":
+        return (xt - sigma * output) / signal, output
+    return signal * xt - sigma * output, signal * output + sigma * xt
+
+
+def predictor(
+    net: nn.Module, schedule: Schedule, prediction: str, label: Tensor | None, null_label: int, guidance: float
+) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+    """A function (xt, t) -> (x0_hat, eps_hat) for the samplers, with classifier-free guidance.
+
+    output = uncond + guidance * (cond - uncond), Ho and Salimans 2022, equation 6 with
+    guidance = 1 + w. At guidance 1 (or without labels) the network runs once a step.
+    """
+
+    def predict(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        steps = torch.full((len(xt),), t, device=xt.device)
+        if label is None or guidance == 1:
+            output = net(xt, steps, label).float()
+        else:
+            both = torch.cat([label, torch.full_like(label, null_label)])
+            cond, uncond = net(torch.cat([xt, xt]), torch.cat([steps, steps]), both).float().chunk(2)
+            output = uncond + guidance * (cond - uncond)
+        return read(output, xt, float(schedule.alpha_bar[t]), prediction)
+
+    return predict

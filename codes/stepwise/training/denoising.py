@@ -1,0 +1,119 @@
+"""What 3B watches while it trains: validation on a fixed grid of (t, eps), previews, curves."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepwise.data.latents import LatentStatistics
+from stepwise.diffusion.objective import denoising_loss, predictor
+from stepwise.diffusion.samplers import dpmpp
+from stepwise.diffusion.schedule import Schedule
+from stepwise.foundation.images import grid, save_png, to_uint8
+from stepwise.foundation.paths import make_folder
+from stepwise.foundation.runs import RunFolder
+from stepwise.foundation.seeds import noise_like, numpy_rng
+from stepwise.training.cli import stop_signal
+from stepwise.training.learner import Learner
+from stepwise.training.plots import curves
+from stepwise.training.pretrained import FrozenVAE
+
+TIMES_AN_IMAGE = 4
+PREVIEW_STEPS = 20
+PREVIEW_GUIDANCE = 2.0
+
+
+class DenoiserMonitor:
+    """Validates the EMA weights and draws samples.
+
+    x0: standardised posterior means of the held-back images, [M, ...]; label: [M] or None.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        folder: RunFolder,
+        learner: Learner,
+        schedule: Schedule,
+        vae: FrozenVAE,
+        statistics: LatentStatistics,
+        x0: Tensor,
+        label: Tensor | None,
+        num_classes: int,
+    ):
+        self.args, self.folder, self.learner, self.schedule = args, folder, learner, schedule
+        self.vae, self.statistics, self.num_classes = vae, statistics, num_classes
+        self.latent_shape = tuple(x0.shape[1:])
+        self.x0 = x0.repeat_interleave(TIMES_AN_IMAGE, dim=0)
+        self.label = None if label is None else label.repeat_interleave(TIMES_AN_IMAGE)
+        self.t = _stratified_times(len(x0), schedule.timesteps, args.seed).to(x0.device)
+        self.eps = noise_like(tuple(self.x0.shape), args.seed, "val-eps").to(x0.device)
+        make_folder(folder.path / "samples")
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The training loss of the EMA weights on held-back images, at the same (t, eps) every time."""
+        net, device = self.learner.best_net, self.learner.device
+        parts = []
+        for rows in torch.arange(len(self.x0)).split(4 * self.args.batch_size):
+            stop_signal.check()
+            label = None if self.label is None else self.label[rows]
+            with device.autocast():
+                parts.append(
+                    denoising_loss(
+                        net,
+                        self.schedule,
+                        self.x0[rows],
+                        self.eps[rows],
+                        self.t[rows],
+                        label,
+                        prediction=self.args.prediction,
+                        min_snr_gamma=self.args.min_snr_gamma,
+                    )
+                )
+        return {"val_loss": float(torch.cat(parts).mean())}
+
+    @torch.no_grad()
+    def preview(self, epoch: int, rows: list[dict[str, Any]]) -> None:
+        """samples/epoch_*.png (a row a class, where there are classes) and loss_history.png."""
+        columns = 4
+        label = self._preview_labels(columns)
+        shape = (len(label) if label is not None else columns**2, *self.latent_shape)
+        x = noise_like(shape, self.args.seed, "preview").to(self.x0.device)
+        predict = predictor(
+            self.learner.best_net,
+            self.schedule,
+            self.args.prediction,
+            label,
+            self.num_classes,
+            PREVIEW_GUIDANCE if self.args.label_dropout else 1.0,
+        )
+
+        def checked(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
+            stop_signal.check()
+            with self.learner.device.autocast():
+                return predict(xt, t)
+
+        z = dpmpp(checked, x, self.schedule, min(PREVIEW_STEPS, self.schedule.timesteps), noise=None)
+        images = to_uint8(self.vae.decode(self.statistics.restore(z)))
+        save_png(self.folder.path / "samples" / f"epoch_{epoch:04d}.png", grid(images, columns))
+        curves(
+            self.folder.path / "loss_history.png",
+            rows,
+            {"loss (log)": ["loss", "val_loss"], "learning rate": ["lr"]},
+        )
+
+    def _preview_labels(self, columns: int) -> Tensor | None:
+        if not self.num_classes:
+            return None
+        return torch.arange(self.num_classes, device=self.x0.device).repeat_interleave(columns)
+
+
+def _stratified_times(images: int, timesteps: int, seed: int) -> Tensor:
+    """TIMES_AN_IMAGE timesteps for each image, one from each equal part of 0 ... T-1: [images * TIMES]."""
+    draws = numpy_rng(seed, "val-t").random((images, TIMES_AN_IMAGE))
+    times = (torch.from_numpy(draws) + torch.arange(TIMES_AN_IMAGE)) * (timesteps / TIMES_AN_IMAGE)
+    return times.long().clamp(0, timesteps - 1).reshape(-1)

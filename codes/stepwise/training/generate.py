@@ -1,0 +1,66 @@
+"""Images out of a trained pair of autoencoder and denoiser, each from noise of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepwise.diffusion import samplers
+from stepwise.diffusion.objective import predictor
+from stepwise.foundation.images import to_uint8
+from stepwise.foundation.seeds import noise_like
+from stepwise.training.cli import stop_signal
+from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """kind: ddpm, ddim or dpmpp; eta is ddim's; guidance 1 is none."""
+
+    kind: str
+    steps: int
+    eta: float
+    guidance: float
+
+
+def generate(
+    model: TrainedDenoiser,
+    vae: FrozenVAE,
+    labels: list[int] | None,
+    count: int,
+    batch_size: int,
+    seed: int,
+    options: SamplerOptions,
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield batches of images, uint8 [B, S, S, 3], with the number of steps of each batch done.
+
+    Every draw is named by (seed, number of the image, step), so an image does not depend on the
+    batch that it is made in (but for the last bits of floating point).
+    """
+    for start in range(0, count, batch_size):
+        numbers = range(start, min(start + batch_size, count))
+        label = None if labels is None else torch.tensor([labels[n] for n in numbers], device=vae.device.device)
+        z = _latents(model, vae, label, numbers, seed, options)
+        yield to_uint8(vae.decode(model.statistics.restore(z))), len(numbers)
+
+
+def _latents(
+    model: TrainedDenoiser, vae: FrozenVAE, label: Tensor | None, numbers: range, seed: int, options: SamplerOptions
+) -> Tensor:
+    device = vae.device
+    predict = predictor(model.net, model.schedule, model.prediction, label, len(model.classes), options.guidance)
+
+    def noise(step: int | str) -> Tensor:
+        draws = [noise_like(model.latent_shape, seed, "image", number, step) for number in numbers]
+        return torch.stack(draws).to(device.device)
+
+    def checked(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        stop_signal.check()
+        with device.autocast():
+            return predict(xt, t)
+
+    return samplers.sample(options.kind, checked, noise("start"), model.schedule, options.steps, noise, options.eta)

@@ -1,0 +1,113 @@
+"""Networks out of checkpoints, ready to use: the frozen autoencoder of 3A, the denoiser of 3B."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stepwise.data.latents import LatentStatistics
+from stepwise.diffusion import schedule
+from stepwise.foundation import checkpoints
+from stepwise.foundation.devices import Device
+from stepwise.foundation.errors import UserError
+from stepwise.models import autoencoder, denoiser
+
+
+@dataclass
+class FrozenVAE:
+    """3A's autoencoder with its EMA weights. `sha256` is the fingerprint of those weights."""
+
+    net: nn.Module
+    device: Device
+    image_size: int
+    path: Path
+    sha256: str
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with self.device.autocast():
+            mu, logvar = self.net.encode(x)
+        return mu.float(), logvar.float()
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        with self.device.autocast():
+            return self.net.decode(z).float()
+
+
+@dataclass
+class TrainedDenoiser:
+    """3B's network with its EMA weights, and all that sampling must know."""
+
+    net: nn.Module
+    schedule: schedule.Schedule
+    prediction: str
+    statistics: LatentStatistics
+    latent_shape: tuple[int, ...]
+    classes: list[dict[str, Any]]
+    label_dropout: float
+    image_size: int
+    vae: dict[str, str]
+
+
+def load_vae(path: Path, device: Device) -> FrozenVAE:
+    """Raises UserError when the file is missing or not a checkpoint of 3A."""
+    document = _load(path, "3A", "VAE checkpoint", "--vae-checkpoint", "Train the VAE first with 3A-train-vae-corel.py")
+    net, weights = _sampling_net(document["nets"]["vae"], autoencoder.build, device, path)
+    return FrozenVAE(net, device, document["image_size"], path, checkpoints.fingerprint(weights))
+
+
+def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser:
+    """Raises UserError when the file is missing, not of 3B, or was trained on another VAE."""
+    advice = "Train the diffusion model first with 3B-train-diffusion-from-scratch-corel.py"
+    document = _load(path, "3B", "Diffusion checkpoint", "--diffusion-checkpoint", advice)
+    require_same_vae(document, vae)
+    net, _ = _sampling_net(document["nets"]["denoiser"], denoiser.build, device, path)
+    settings = document["diffusion"]
+    return TrainedDenoiser(
+        net=net,
+        schedule=schedule.build(settings["schedule"], settings["timesteps"]),
+        prediction=settings["prediction"],
+        statistics=LatentStatistics(**document["latents"]),
+        latent_shape=tuple(document["latent_shape"]),
+        classes=document["classes"],
+        label_dropout=settings["label_dropout"],
+        image_size=document["image_size"],
+        vae=document["parents"]["vae"],
+    )
+
+
+def require_same_vae(document: dict[str, Any], vae: FrozenVAE) -> None:
+    """Raises UserError unless the diffusion checkpoint was trained on these very VAE weights."""
+    parent = document["parents"]["vae"]
+    if parent["sha256"] != vae.sha256:
+        raise UserError(
+            f"{vae.path} is not the VAE that the diffusion model was trained on ({parent['path']}, "
+            f"weights {parent['sha256'][:12]}, found {vae.sha256[:12]}).\n"
+            "Give that VAE with --vae-checkpoint, or train the diffusion model anew on this one."
+        )
+
+
+def _load(path: Path, script: str, what: str, flag: str, advice: str) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"{what} not found: {path}\n{advice}, or check {flag} and --base-dir.")
+    document = checkpoints.load(path)
+    if document["script"] != script:
+        raise UserError(f"{path} is a checkpoint of {document['script']}, but {flag} needs one of {script}.\n{advice}.")
+    return document
+
+
+def _sampling_net(saved: dict[str, Any], build: Any, device: Device, path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network with the weights to sample with: the EMA where the checkpoint holds one."""
+    weights = saved["weights"] if saved.get("ema") is None else saved["ema"]
+    try:
+        net = build(saved["config"])
+        net.load_state_dict(weights)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise UserError(f"{path} does not fit its own network config: {str(error).splitlines()[0]}\nTrain it anew.")
+    memory = torch.channels_last if device.channels_last else torch.contiguous_format
+    return net.to(device.device, memory_format=memory).eval().requires_grad_(False), weights
