@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import warnings
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
     found = survey(data_dir)
     pictures, bad = examine(found, args.num_workers, stop_signal.check)
-    make_folder(output)
+    writable_folder(output)
     write_table(output / "bad_images.csv", ("file", "reason"), bad)
     refuse_bad(bad, len(pictures), data_dir, args.strict)
     twins = duplicates(pictures)
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     print_findings(output, bad, twins)
     if not args.no_visualize:
         shown = [picture for picture in pictures if picture.name not in held]
-        print(f"Samples:     {draw_samples(make_folder(figs_dir) / FIGURE, output, shown, found.class_names)}")
+        print(f"Samples:     {draw_samples(writable_folder(figs_dir) / FIGURE, output, shown, found.class_names)}")
     print(f"Prepared in: {output}")
     if note:
         print(f"\n{note}")
@@ -83,6 +84,13 @@ def refuse_overlap(data_dir: Path, output: Path, flag: str) -> None:
     inner, outer = output.resolve(), data_dir.resolve()
     if inner.is_relative_to(outer) or (flag == "--output-dir" and outer.is_relative_to(inner)):
         raise UserError(f"{output} and --data-dir {data_dir} lie in each other.\nChoose another {flag}.")
+
+
+def writable_folder(path: Path) -> Path:
+    """Create `path`. Raises UserError if that, or writing into it, is not possible."""
+    if not os.access(make_folder(path), os.W_OK):
+        raise UserError(f"Cannot write into the folder {path}.\nChange its permissions or choose another one.")
+    return path
 
 
 def refuse_bad(bad: list[tuple[str, str]], num_good: int, data_dir: Path, strict: bool) -> None:

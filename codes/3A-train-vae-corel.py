@@ -12,7 +12,7 @@ from stepwise.training import cli
 FIXED_FLAGS = (
     *("data_dir", "batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
     *("base_channels", "augment", "val_split", "seed", "learning_rate", "ema_decay", "kl_weight", "kl_target"),
-    *("perceptual_net", "perceptual_weight", "no_perceptual", "no_mixed_precision"),
+    *("perceptual_weight", "no_perceptual", "no_mixed_precision"),
 )
 
 
@@ -125,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("No image is left to train on.\nAdd images or lower --val-split.")
     images = load_images(paths, size_limit=2 * args.image_size)
     print(f"{len(train_index)} images to train, {len(val_index)} to validate.")
+    unit = "grid cell" if args.latent == "grid" else "image"
+    print(f"KL budget: {args.kl_target:g} nats per {unit}; only what is above it costs.")
 
     if args.latent == "grid":
         config = presets.grid_autoencoder(args.image_size, args.downsample, args.latent_channels, args.base_channels)
@@ -132,7 +134,11 @@ def main(argv: list[str] | None = None) -> int:
         config = presets.vector_autoencoder(args.image_size, args.latent_dim, args.base_channels)
     remarks, perceptual_net = [], None
     if not args.no_perceptual:
-        wanted = state["perceptual"] if state else args.perceptual_net
+        wanted = state["perceptual"] if state and args.perceptual_net == "auto" else args.perceptual_net
+        if state and wanted != state["perceptual"]:
+            raise UserError(
+                f"The run to resume uses --perceptual-net {state['perceptual']}, not {wanted}.\nRepeat that flag."
+            )
         file = resolve(args.base_dir, args.perceptual_weights) if args.perceptual_weights else None
         perceptual_net, args.perceptual_net, line = perceptual.build(wanted, file)
         perceptual_net.to(device.device)
@@ -180,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         preview=monitor.preview,
         document=lambda: {"image_size": args.image_size, "perceptual": args.perceptual_net, "parents": {}},
         monitor="val_loss",
+        show=("val_psnr", "val_kl"),
         checkpoint_name="checkpoint_{epoch:04d}.pt",
         checkpoint_every=20,
         preview_every=10,

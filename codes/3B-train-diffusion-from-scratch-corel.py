@@ -221,6 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         preview=monitor.preview,
         document=document,
         monitor="val_loss",
+        show=("loss",),
         checkpoint_name="checkpoint_epoch_{epoch}.pt",
         checkpoint_every=10,
         preview_every=10,

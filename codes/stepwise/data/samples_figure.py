@@ -45,7 +45,7 @@ def samples_figure(rows: list[tuple[str, list[Path]]]) -> bytes:
 
 
 def _strip(files: list[Path]) -> np.ndarray:
-    """uint8 [H, W, 3]: COLUMNS tiles in a row, each with a margin right and below; white where there are fewer files."""
+    """uint8 [H, W, 3]: COLUMNS tiles in a row, margins right and below, white where files are lacking."""
     chosen = np.linspace(0, len(files) - 1, min(COLUMNS, len(files))).round().astype(int)
     tiles = np.full((COLUMNS, _TILE, _TILE, 3), 255, dtype=np.uint8)
     for tile, index in zip(tiles, chosen, strict=False):

@@ -21,8 +21,9 @@ from stepwise.training.learner import Learner
 from stepwise.training.plots import curves
 from stepwise.training.pretrained import FrozenVAE
 
-TIMES_AN_IMAGE = 4
-PREVIEW_STEPS = 20
+TIMES_AN_IMAGE = 2
+PREVIEW_STEPS = 12
+PREVIEW_IMAGES = 16
 PREVIEW_GUIDANCE = 2.0
 
 
@@ -79,9 +80,9 @@ class DenoiserMonitor:
     @torch.no_grad()
     def preview(self, epoch: int, rows: list[dict[str, Any]]) -> None:
         """samples/epoch_*.png (a row a class, where there are classes) and loss_history.png."""
-        columns = 4
+        columns = max(2, PREVIEW_IMAGES // self.num_classes) if self.num_classes else 4
         label = self._preview_labels(columns)
-        shape = (len(label) if label is not None else columns**2, *self.latent_shape)
+        shape = (len(label) if label is not None else PREVIEW_IMAGES, *self.latent_shape)
         x = noise_like(shape, self.args.seed, "preview").to(self.x0.device)
         predict = predictor(
             self.learner.best_net,
@@ -113,7 +114,8 @@ class DenoiserMonitor:
 
 
 def _stratified_times(images: int, timesteps: int, seed: int) -> Tensor:
-    """TIMES_AN_IMAGE timesteps for each image, one from each equal part of 0 ... T-1: [images * TIMES]."""
-    draws = numpy_rng(seed, "val-t").random((images, TIMES_AN_IMAGE))
-    times = (torch.from_numpy(draws) + torch.arange(TIMES_AN_IMAGE)) * (timesteps / TIMES_AN_IMAGE)
-    return times.long().clamp(0, timesteps - 1).reshape(-1)
+    """TIMES_AN_IMAGE timesteps for each image, together one from each equal part of 0 ... T-1."""
+    rng = numpy_rng(seed, "val-t")
+    count = images * TIMES_AN_IMAGE
+    times = (rng.permutation(count) + rng.random(count)) * (timesteps / count)
+    return torch.from_numpy(times).long().clamp(0, timesteps - 1)

@@ -68,7 +68,7 @@ class Plan:
     batches(epoch, batch) yields batches from that position on, epoch after epoch.
     validate() returns named values, `monitor` among them (lower is better).
     preview(epoch, rows) writes pictures and plots; document() gives what a checkpoint must hold
-    beside the learners.
+    beside the learners. `show` names further columns for the progress bar.
     """
 
     script: str
@@ -79,6 +79,7 @@ class Plan:
     preview: Callable[[int, list[dict[str, Any]]], None]
     document: Callable[[], dict[str, Any]]
     monitor: str
+    show: tuple[str, ...]
     checkpoint_name: str
     checkpoint_every: int
     preview_every: int
@@ -235,7 +236,8 @@ def _train(run: Fit, plan: Plan, step: Callable, bar: tqdm) -> None:
             stop_signal.check()
         lr = next(iter(run.learners.values())).optimizer.param_groups[0]["lr"]
         value = run.end_epoch(lr)
-        bar.set_postfix_str(f"epoch {clock.epoch}, {plan.monitor} {value:.4f} (best {run.best['value']:.4f})")
+        shown = "".join(f", {name} {run.rows[-1][name]:.4g}" for name in plan.show if name in run.rows[-1])
+        bar.set_postfix_str(f"epoch {clock.epoch}, {plan.monitor} {value:.4f} (best {run.best['value']:.4f}){shown}")
         _after_epoch(run, plan)
 
 

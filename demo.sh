@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# The whole pipeline on built-in sample images (or on --data-dir FOLDER), about 10 minutes on 2 CPU cores.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$ROOT/environment.sh"
+
+usage() {
+    cat <<'TEXT'
+usage: ./demo.sh [--data-dir FOLDER] [--output-dir FOLDER] [--minutes M]
+  --data-dir    your own images: one sub-folder a class, or files XXXX_YYYY.png (default: drawn by 1A)
+  --output-dir  where everything is written (default: demo_output, or demo_output_NAME for your own images)
+  --minutes     training time of the VAE and of the diffusion model, each (default: 3.5)
+Safe to run again: what is done is kept, what is half done is resumed.
+TEXT
+}
+
+data="" output="" minutes=3.5
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --data-dir | --output-dir | --minutes)
+            [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
+            case $1 in --data-dir) data=$2 ;; --output-dir) output=$2 ;; *) minutes=$2 ;; esac
+            shift 2 ;;
+        --data-dir=*) data=${1#*=}; shift ;;
+        --output-dir=*) output=${1#*=}; shift ;;
+        --minutes=*) minutes=${1#*=}; shift ;;
+        *) echo "error: unknown argument $1" >&2; usage >&2; exit 2 ;;
+    esac
+done
+if [ -n "$data" ]; then
+    [ -d "$data" ] || { echo "error: the folder $data does not exist" >&2; exit 2; }
+    data=$(cd "$data" && pwd)
+fi
+default=$ROOT/demo_output${data:+_$(basename "$data")}
+mkdir -p "${output:-$default}"
+output=$(cd "${output:-$default}" && pwd)
+
+choose_python "$ROOT/requirements.txt"
+step() { # step TITLE SCRIPT FLAGS...
+    echo
+    echo "== $1"
+    "$PYTHON" "$ROOT/codes/$2" --base-dir "$output" "${@:3}"
+}
+
+if [ -z "$data" ]; then
+    data=$output/data/corel
+    step "1A: draw the sample images" 1A-make-sample-dataset.py
+fi
+step "2A: prepare them" 2A-prepare_corel_dataset.py --data-dir "$data"
+classes=()
+if [ "$(find "$output/training_data/corel" -maxdepth 1 -type d -name 'class_*' | wc -l)" -gt 1 ]; then
+    classes=(--class-conditional)
+fi
+step "3A: train the autoencoder" 3A-train-vae-corel.py --config "$ROOT/codes/configs/demo-vae.yaml" \
+    --max-minutes "$minutes" --resume auto
+step "3B: train the diffusion model" 3B-train-diffusion-from-scratch-corel.py \
+    --config "$ROOT/codes/configs/demo-diffusion.yaml" ${classes[@]+"${classes[@]}"} \
+    --max-minutes "$minutes" --resume auto
+step "3C: generate" 3C-generate-samples-corel.py \
+    --vae-checkpoint vae_models/best_model.pt --diffusion-checkpoint diffusion_models/best_model.pt \
+    --sampler dpmpp --nrow 8 --seed 1 --output generated_images/
+echo
+echo "Done. The picture grid: $output/generated_images/generated_images.png"
