@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,17 +63,18 @@ class AugmentedImages(Dataset):
         return torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
 
 
-def loader(dataset: Dataset, order: Order, epoch: int, batch: int, num_workers: int, pin: bool) -> Iterator:
-    """uint8 batches [B, 3, S, S] from (epoch, batch) on; the number of workers changes nothing in them."""
+def loader(dataset: Dataset, order: Order, epoch: int, batch: int, num_workers: int, pin: bool) -> Generator:
+    """uint8 batches [B, 3, S, S] from (epoch, batch) on; the number of workers changes nothing in them.
+
+    Close the generator when done: the workers end with it.
+    """
     keys = ([(e, int(i)) for i in order.batch(e, b)] for e, b in order.positions(epoch, batch))
-    return iter(
-        DataLoader(
-            dataset,
-            batch_sampler=keys,
-            num_workers=num_workers,
-            pin_memory=pin,
-            worker_init_fn=_ignore_stop_signals,
-        )
+    yield from DataLoader(
+        dataset,
+        batch_sampler=keys,
+        num_workers=num_workers,
+        pin_memory=pin,
+        worker_init_fn=_ignore_stop_signals,
     )
 
 

@@ -134,7 +134,8 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"vgg16 weights: {file} does not exist.\n{REMEDIES}")
     except Exception as error:
-        raise UserError(f"vgg16 weights: {file} cannot be used ({str(error).splitlines()[0]}).\n{REMEDIES}")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # an empty file: EOFError without words
+        raise UserError(f"vgg16 weights: {file} cannot be used ({reason}).\n{REMEDIES}")
     return state
 
 

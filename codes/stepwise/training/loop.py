@@ -11,7 +11,8 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,7 @@ class Plan:
     script: str
     epochs: int
     batches_per_epoch: int
-    batches: Callable[[int, int], Iterator[Any]]
+    batches: Callable[[int, int], Generator[Any, None, None]]
     validate: Callable[[], dict[str, float]]
     preview: Callable[[int, list[dict[str, Any]]], None]
     document: Callable[[], dict[str, Any]]
@@ -217,10 +218,15 @@ def fit(
 
 
 def _train(run: Fit, plan: Plan, step: Callable, bar: tqdm) -> None:
-    clock, lr = run.clock, 0.0
+    clock = run.clock
     if clock.epoch >= plan.epochs or run.stop_reason:
         return
-    batches = plan.batches(clock.epoch, clock.batch)
+    with closing(plan.batches(clock.epoch, clock.batch)) as batches:
+        _train_on(batches, run, plan, step, bar)
+
+
+def _train_on(batches: Iterator[Any], run: Fit, plan: Plan, step: Callable, bar: tqdm) -> None:
+    clock = run.clock
     while clock.epoch < plan.epochs and not run.stop_reason and not clock.out_of_time:
         for learner in run.learners.values():
             learner.net.train()
