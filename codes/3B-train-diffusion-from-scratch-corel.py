@@ -96,18 +96,14 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
     import torch
 
-    from stepwise.data.augment import Augment
     from stepwise.data.batches import Order
-    from stepwise.data.classes import class_table
-    from stepwise.data.folders import load_images, read_labels, split
-    from stepwise.data.latents import encode_variants
     from stepwise.diffusion import schedule as schedules
     from stepwise.diffusion.objective import denoising_loss
     from stepwise.foundation import devices, seeds
     from stepwise.foundation.runs import RunFolder
     from stepwise.models import denoiser, presets
-    from stepwise.training.cli import stop_signal
     from stepwise.training.denoising import DenoiserMonitor
+    from stepwise.training.encoding import encode_folder
     from stepwise.training.learner import Learner
     from stepwise.training.loop import Clock, Plan, fit
     from stepwise.training.pretrained import load_vae, require_same_vae
@@ -125,37 +121,15 @@ def main(argv: list[str] | None = None) -> int:
         )
     args.image_size = vae.image_size
     folder = RunFolder(resolve(args.base_dir, args.output_dir))
-    paths, labels = read_labels(resolve(args.base_dir, args.image_dir))
     state = find_state(args, folder, "3B", FIXED_FLAGS)
     if state is not None:
         require_same_vae(state, vae)
     folder.write_args(args, [f"VAE weights {vae.sha256}"])
 
-    classes, class_index = class_table(paths, labels)
-    if args.class_conditional and len(classes) < 2:
-        raise UserError(
-            "--class-conditional needs at least two classes, found one.\n"
-            "Leave the flag out, or give the folder of all classes (training_data/corel/corel_all)."
-        )
-    train_index, val_index = split(paths, labels, args.val_split, args.seed)
-    if not train_index:
-        raise UserError("No image is left to train on.\nAdd images or lower --val-split.")
-    images = load_images(paths, size_limit=2 * args.image_size)
-    augment = Augment(args.augment, args.image_size, args.seed, "latent-augment")
-    plain = Augment("none", args.image_size, args.seed, "plain")
-
-    def encode(index: list[int], how: Augment, variants: int):
-        chosen = [images[i] for i in index]
-        return encode_variants(vae.encode, chosen, how, variants, 64, device.device, stop_signal.check)
-
-    latents = encode(train_index, augment, args.augment_variants)
-    statistics = latents.statistics()
-    val_x0 = statistics.standardise(encode(val_index or train_index, plain, 1).mu[:, 0])
-    every_label = torch.tensor(class_index, device=device.device) if args.class_conditional else None
-    num_classes = len(classes) if args.class_conditional else 0
-    print(f"{len(latents)} images in {args.augment_variants} variants to train, {len(val_index)} to validate.")
-
-    latent_shape = tuple(val_x0.shape[1:])
+    data = encode_folder(resolve(args.base_dir, args.image_dir), args, vae)
+    if state is not None:
+        data.require_same(state["latents"])
+    num_classes, latent_shape = len(data.classes), tuple(data.val_x0.shape[1:])
     if len(latent_shape) == 3:
         config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes)
     else:
@@ -170,23 +144,21 @@ def main(argv: list[str] | None = None) -> int:
         grad_accum=args.grad_accum,
     )
     schedule = schedules.build(args.schedule, args.timesteps)
-    order = Order(len(latents), args.batch_size, args.seed)
-    val_label = None if every_label is None else every_label[val_index or train_index]
-    train_label = None if every_label is None else every_label[train_index]
-    monitor = DenoiserMonitor(args, folder, learner, schedule, vae, statistics, val_x0, val_label, num_classes)
+    order = Order(len(data.train), args.batch_size, args.seed)
+    monitor = DenoiserMonitor(args, folder, learner, schedule, vae, data)
     plateau = Plateau()
 
     def step(index: np.ndarray, clock: Clock) -> dict:
         rate = learning_rate(args.lr_scheduler, clock.progress, args.lr, args.lr_min)
         learner.set_lr(max(rate * plateau.scale, args.lr_min) * warm_up(clock.step))
-        x0 = statistics.standardise(latents.draw(index, args.seed, clock.step))
+        x0 = data.statistics.standardise(data.train.draw(index, args.seed, clock.step))
         rng = seeds.torch_rng(args.seed, "noise", clock.step)
         t = torch.randint(args.timesteps, (len(x0),), generator=rng).to(x0.device)
         eps = torch.randn(x0.shape, generator=rng).to(x0.device)
         label = None
-        if train_label is not None:
+        if data.train_label is not None:
             hidden = (torch.rand(len(x0), generator=rng) < args.label_dropout).to(x0.device)
-            label = train_label[torch.from_numpy(index).to(x0.device)].masked_fill(hidden, num_classes)
+            label = data.train_label[torch.from_numpy(index).to(x0.device)].masked_fill(hidden, num_classes)
         with device.autocast():
             error = denoising_loss(
                 learner.net, schedule, x0, eps, t, label, prediction=args.prediction, min_snr_gamma=args.min_snr_gamma
@@ -198,8 +170,8 @@ def main(argv: list[str] | None = None) -> int:
         return {
             "image_size": args.image_size,
             "latent_shape": list(latent_shape),
-            "latents": statistics.state(),
-            "classes": classes if args.class_conditional else [],
+            "latents": data.statistics.state(),
+            "classes": data.classes,
             "diffusion": {
                 "schedule": args.schedule,
                 "timesteps": args.timesteps,

@@ -15,6 +15,7 @@ from stepwise.foundation.seeds import noise_like
 NAMES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 SHAPE = (2, 3, 4, 4)
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 START = noise_like(SHAPE, 0, "start").double()
 
 
@@ -151,7 +152,7 @@ def test_a_perfect_predictor_ends_at_x0(kind, sampler, steps):
 
 
 def test_orders_of_convergence():
-    """For Gaussian data the probability flow has a closed form; the error at the last t visited is measured on it."""
+    """For Gaussian data the probability flow has a closed form; the error half way down it is measured."""
     plan, m, s = schedule.build("linear", 1000), 0.4, 0.5
 
     def spread(a):
@@ -167,13 +168,12 @@ def test_orders_of_convergence():
             return (x - (1 - a) ** 0.5 * eps) / a**0.5, eps
 
         samplers.sample(sampler, predict, START, plan, steps, fresh_noise, 0.0)
-        (first, _), (last, x) = path[0], path[-1]
-        exact = last**0.5 * m + spread(last) * (START - first**0.5 * m) / spread(first)
+        start, (half, x) = path[0][0], path[steps // 2]
+        exact = half**0.5 * m + spread(half) * (START - start**0.5 * m) / spread(start)
         return float((x - exact).abs().mean())
 
-    assert error("dpmpp", 50) / error("dpmpp", 100) > 3
-    assert 1.5 < error("ddim", 50) / error("ddim", 100) < 2.5
-    assert error("dpmpp", 20) < error("ddim", 20) / 3
+    assert 3.5 < error("dpmpp", 50) / error("dpmpp", 100) < 4.5
+    assert 1.8 < error("ddim", 50) / error("ddim", 100) < 2.2
 
 
 @pytest.mark.parametrize("sampler", samplers.CHOICES)

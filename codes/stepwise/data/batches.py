@@ -74,11 +74,11 @@ def loader(dataset: Dataset, order: Order, epoch: int, batch: int, num_workers: 
         batch_sampler=keys,
         num_workers=num_workers,
         pin_memory=pin,
-        worker_init_fn=_ignore_stop_signals,
+        worker_init_fn=ignore_stop_signals,
     )
 
 
-def _ignore_stop_signals(worker: int) -> None:
+def ignore_stop_signals(worker: int) -> None:
     """A Ctrl-C reaches the whole process group; the workers leave the stopping to the main process."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):

@@ -13,13 +13,15 @@ from stepwise.foundation.errors import UserError
 def class_table(paths: list[Path], labels: list[str]) -> tuple[list[dict[str, Any]], list[int]]:
     """The classes, [{"name", "number"}, ...] by number, and the position in that list of each image.
 
-    The number is the XXXX of the file names XXXX_YYYY.EXT where a class has one, else its position.
+    The number is the XXXX of the file names XXXX_YYYY.EXT where every class has one of its own, else
+    its position.
     """
     prefixes: dict[str, set[str]] = {}
     for path, label in zip(paths, labels, strict=True):
         match = re.match(r"(\d{4})_", path.name)
         prefixes.setdefault(label, set()).add(match[1] if match else "")
     numbered = all(len(found) == 1 and "" not in found for found in prefixes.values())
+    numbered = numbered and len(set().union(*prefixes.values())) == len(prefixes)
     if numbered:
         classes = sorted(({"name": name, "number": int(min(found))} for name, found in prefixes.items()), key=_number)
     else:
@@ -31,7 +33,7 @@ def class_table(paths: list[Path], labels: list[str]) -> tuple[list[dict[str, An
 def find_class(classes: list[dict[str, Any]], wanted: str) -> int:
     """The position of the class called or numbered `wanted`. Raises UserError that lists them all."""
     for position, entry in enumerate(classes):
-        if wanted.lower() == entry["name"].lower() or (wanted.isdigit() and int(wanted) == entry["number"]):
+        if wanted.lower() == entry["name"].lower() or (wanted.isdecimal() and int(wanted) == entry["number"]):
             return position
     near = difflib.get_close_matches(wanted.lower(), [entry["name"].lower() for entry in classes], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""

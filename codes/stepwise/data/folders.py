@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -114,16 +115,17 @@ def no_images(folder: Path) -> UserError:
     )
 
 
-def load_images(paths: list[Path], size_limit: int | None = None) -> list[np.ndarray]:
+def load_images(paths: list[Path], size_limit: int | None = None, num_workers: int = 0) -> list[np.ndarray]:
     """Each file as uint8 [H, W, 3], its shorter side reduced to at most `size_limit`.
 
+    `num_workers` threads decode (Pillow and OpenCV release the interpreter's lock); 0 is one.
     Raises UserError that names the first file which cannot be decoded.
     """
     from tqdm import tqdm
 
-    return [
-        _load(path, size_limit) for path in tqdm(paths, desc="Loading images", unit="img", leave=False, disable=None)
-    ]
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        images = pool.map(lambda path: _load(path, size_limit), paths)
+        return list(tqdm(images, "loading images", total=len(paths), unit="img", leave=False))
 
 
 def _load(path: Path, size_limit: int | None) -> np.ndarray:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from stepwise.data.augment import Augment
-from stepwise.foundation.images import to_tensor
+from stepwise.data.batches import AugmentedImages, ignore_stop_signals
 from stepwise.foundation.seeds import noise_like, numpy_rng
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -66,18 +67,28 @@ def encode_variants(
     images: list[np.ndarray],
     augment: Augment,
     variants: int,
+    *,
     batch_size: int,
+    num_workers: int,
     device: torch.device,
     check: Callable[[], None],
 ) -> Latents:
-    """Encode `variants` augmentations of each image. encode: [B, 3, S, S] in [-1, 1] -> (mu, logvar)."""
-    count = len(images) * variants
+    """Encode `variants` augmentations of each image. encode: [B, 3, S, S] in [-1, 1] -> (mu, logvar).
+
+    `check` is called before each batch and may raise to stop.
+    """
+    keys = [(variant, index) for index in range(len(images)) for variant in range(variants)]
+    squares = DataLoader(
+        AugmentedImages(images, augment),
+        batch_size,
+        sampler=keys,
+        num_workers=num_workers,
+        worker_init_fn=ignore_stop_signals,
+    )
     mus, sigmas = [], []
-    for start in tqdm(range(0, count, batch_size), desc="encoding", unit="batch", leave=False):
+    for batch in tqdm(squares, desc="encoding", unit="batch", leave=False):
         check()
-        numbers = range(start, min(start + batch_size, count))
-        squares = [augment(images[n // variants], n % variants, n // variants) for n in numbers]
-        mu, logvar = encode(to_tensor(np.stack(squares)).to(device))
+        mu, logvar = encode(batch.to(device).float() / 127.5 - 1)
         mus.append(mu.float())
         sigmas.append((0.5 * logvar.float()).exp())
     shape = (len(images), variants, *mus[0].shape[1:])

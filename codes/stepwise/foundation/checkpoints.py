@@ -16,8 +16,9 @@ import pickletools
 import shutil
 import struct
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from stepwise.foundation.errors import UserError
 
@@ -35,6 +36,7 @@ _ALLOWED_GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"
     f"torch {kind}Storage"
     for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 }
+_SCALARS = (str, int, float, bool, type(None))
 _MAX_PICKLE_BYTES = 64 * 2**20
 
 
@@ -124,7 +126,7 @@ def verify(path: Path) -> str:
     if size < _COMMENT_SIZE + _END_RECORD.size:
         raise BadCheckpoint(f"{path} is damaged: only {size} bytes long. Resume from or copy an intact one.")
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with _open(path) as file:
         remaining = size - _COMMENT_SIZE - 2
         while remaining:
             block = file.read(min(2**20, remaining))
@@ -141,8 +143,18 @@ def verify(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except PermissionError:
+        raise UserError(f"{path} cannot be read: permission denied.\nCheck the permissions of the file.")
+
+
 def _refuse_hostile(path: Path) -> None:
     """Refuse archives that unpack to more than they are, and pickles that name anything but tensors."""
+    with _open(path) as file:
+        if file.read(4) != b"PK\x03\x04":  # zipfile skips what stands before; torch.load would read that as a pickle
+            raise BadCheckpoint(f"{path} is refused: it is not the ZIP archive that torch.save writes.")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -196,16 +208,30 @@ def tensors_in(document: Any) -> list[torch.Tensor]:
 
 
 def _require_plain(item: Any, name: str = "document") -> None:
+    """Refuse what `load` would refuse: subclasses, and tensors without a dense storage of their own."""
     import torch
 
-    if isinstance(item, dict):
+    if type(item) in (dict, OrderedDict):
         for key, value in item.items():
+            if type(key) not in _SCALARS:
+                raise TypeError(f"{name} has a key of type {type(key).__name__}: checkpoints hold plain data only")
             _require_plain(value, f"{name}[{key!r}]")
-    elif isinstance(item, (list, tuple)):
+    elif type(item) in (list, tuple):
         for index, value in enumerate(item):
             _require_plain(value, f"{name}[{index}]")
-    elif type(item) not in (str, int, float, bool, type(None), torch.Tensor):
+    elif type(item) is torch.Tensor:
+        if item.layout != torch.strided or f"torch {_storage_name(item.dtype)}" not in _ALLOWED_GLOBALS:
+            raise TypeError(f"{name} is a tensor of {item.layout}, {item.dtype}, which checkpoints do not hold")
+        if item.numel() * item.element_size() > item.untyped_storage().nbytes():
+            raise TypeError(f"{name} is an expanded tensor: give a contiguous one")
+    elif type(item) not in _SCALARS:
         raise TypeError(f"{name} is a {type(item).__name__}: checkpoints hold plain data only")
+
+
+def _storage_name(dtype: torch.dtype) -> str:
+    import torch
+
+    return torch.storage._dtype_to_storage_type_map().get(dtype, "")
 
 
 def fingerprint(state: dict[str, torch.Tensor]) -> str:

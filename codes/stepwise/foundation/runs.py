@@ -19,9 +19,9 @@ from stepwise.foundation.paths import make_folder
 
 LOCK_PATIENCE_S = 12.0
 _RUN_FILES = (
-    *("best_model.pt", "last.pt", "previous.pt", "next.pt", "checkpoint_*.pt"),
+    *("best_model.pt", "last.pt", "previous.pt", "next.pt", "checkpoint_[0-9]*.pt", "checkpoint_epoch_[0-9]*.pt"),
     *("metrics.csv", "summary.json", "events.out.tfevents.*", "training_losses.png", "loss_history.png"),
-    *("samples/*epoch_*.png", "reconstructions/reconstruction_epoch_*.png"),
+    *("samples/epoch_*.png", "samples/samples_epoch_*.png", "reconstructions/reconstruction_epoch_*.png"),
 )
 
 

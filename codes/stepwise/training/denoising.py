@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwise.data.latents import LatentStatistics
 from stepwise.diffusion.objective import denoising_loss, predictor
 from stepwise.diffusion.samplers import dpmpp
 from stepwise.diffusion.schedule import Schedule
@@ -17,6 +16,7 @@ from stepwise.foundation.paths import make_folder
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import noise_like, numpy_rng
 from stepwise.training.cli import stop_signal
+from stepwise.training.encoding import EncodedFolder
 from stepwise.training.learner import Learner
 from stepwise.training.plots import curves
 from stepwise.training.pretrained import FrozenVAE
@@ -28,10 +28,7 @@ PREVIEW_GUIDANCE = 2.0
 
 
 class DenoiserMonitor:
-    """Validates the EMA weights and draws samples.
-
-    x0: standardised posterior means of the held-back images, [M, ...]; label: [M] or None.
-    """
+    """Validates the EMA weights on the held-back images and draws samples."""
 
     def __init__(
         self,
@@ -40,18 +37,15 @@ class DenoiserMonitor:
         learner: Learner,
         schedule: Schedule,
         vae: FrozenVAE,
-        statistics: LatentStatistics,
-        x0: Tensor,
-        label: Tensor | None,
-        num_classes: int,
+        data: EncodedFolder,
     ):
         self.args, self.folder, self.learner, self.schedule = args, folder, learner, schedule
-        self.vae, self.statistics, self.num_classes = vae, statistics, num_classes
-        self.latent_shape = tuple(x0.shape[1:])
-        self.x0 = x0.repeat_interleave(TIMES_AN_IMAGE, dim=0)
-        self.label = None if label is None else label.repeat_interleave(TIMES_AN_IMAGE)
-        self.t = _stratified_times(len(x0), schedule.timesteps, args.seed).to(x0.device)
-        self.eps = noise_like(tuple(self.x0.shape), args.seed, "val-eps").to(x0.device)
+        self.vae, self.statistics, self.num_classes = vae, data.statistics, len(data.classes)
+        self.latent_shape = tuple(data.val_x0.shape[1:])
+        self.x0 = data.val_x0.repeat_interleave(TIMES_AN_IMAGE, dim=0)
+        self.label = None if data.val_label is None else data.val_label.repeat_interleave(TIMES_AN_IMAGE)
+        self.t = _stratified_times(len(data.val_x0), schedule.timesteps, args.seed).to(self.x0.device)
+        self.eps = noise_like(tuple(self.x0.shape), args.seed, "val-eps").to(self.x0.device)
         make_folder(folder.path / "samples")
 
     @torch.no_grad()

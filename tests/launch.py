@@ -1,0 +1,149 @@
+"""Start the project's scripts in processes that fork from one which has imported torch already.
+
+Importing torch and albumentations takes seconds, a tiny training run less than one. The forked
+process has its own arguments, folder and output, ends with the script's exit code and can be sent
+any signal, so for the tests it is a script that starts fast. `cold` starts one as a user does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+CODES = REPOSITORY / "codes"
+SCRIPTS = {name: next(CODES.glob(f"{name}-*.py")) for name in ("1A", "2A", "3A", "3B", "3C")}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(CODES)}
+
+
+class Process:
+    """A script that runs. `code` is its exit code, negative for a signal, None while it runs."""
+
+    def __init__(self, server: Server, request: dict):
+        self.server, self.code = server, None
+        self.log = Path(request["log"])
+        self.pid = server.ask(request)["pid"]
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            self.code = self.server.ask({"poll": self.pid})["code"]
+        return self.code
+
+    def wait(self, seconds: float = 120.0) -> int:
+        """The exit code; a process that has not ended after `seconds` is killed and fails the test."""
+        end = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > end:
+                self.send(signal.SIGKILL)
+                raise AssertionError(f"still running after {seconds} s:\n{self.out}{self.err}")
+            time.sleep(0.01)
+        return self.code
+
+    def send(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    @property
+    def out(self) -> str:
+        return self.log.with_suffix(".out").read_text(errors="replace")
+
+    @property
+    def err(self) -> str:
+        return self.log.with_suffix(".err").read_text(errors="replace")
+
+
+class Server:
+    """The process that scripts fork from. `close` ends it."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.count = 0
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            env=ENVIRONMENT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def ask(self, request: dict) -> dict:
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, script: str, *flags: object, cwd: Path = REPOSITORY, before: str = "") -> Process:
+        """Start script "3A", ...; `before` is Python that runs ahead of it, to make it fail or hurry."""
+        self.count += 1
+        request = {
+            "argv": [str(SCRIPTS[script]), *map(str, flags)],
+            "cwd": str(cwd),
+            "before": before,
+            "log": f"{self.folder.name}/{self.count}",
+        }
+        return Process(self, request)
+
+    def run(self, script: str, *flags: object, cwd: Path = REPOSITORY, before: str = "") -> Process:
+        process = self.start(script, *flags, cwd=cwd, before=before)
+        process.wait()
+        return process
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.folder.cleanup()
+
+
+def cold(script: Path | str, *flags: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
+    """Run a script in an interpreter of its own; `script` is a path as typed in `cwd`."""
+    command = [sys.executable, str(script), *map(str, flags)]
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def _serve() -> None:
+    import albumentations  # noqa: F401
+    import torch._dynamo
+    import torch.utils.tensorboard  # noqa: F401
+    from matplotlib import pyplot  # noqa: F401
+
+    import stepwise.data.augment
+    import stepwise.models.presets
+    import stepwise.training.denoising
+    import stepwise.training.loop
+    import stepwise.training.pretrained
+    import stepwise.training.vae  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = {"code": os.waitstatus_to_exitcode(status) if pid else None}
+        else:
+            answer = {"pid": os.fork()}
+            if answer["pid"] == 0:
+                _become(request)
+        print(json.dumps(answer), flush=True)
+
+
+def _become(request: dict) -> None:
+    for stream, suffix in ((1, "out"), (2, "err")):
+        handle = os.open(f"{request['log']}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, stream)
+        os.close(handle)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.chdir(request["cwd"])
+    sys.argv = request["argv"]
+    exec(request["before"], {})
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,193 @@
+"""The flags that users know, with their defaults: a change here breaks their commands."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import ENVIRONMENT, SCRIPTS
+
+REQUIRED = {
+    "2A": [],
+    "3A": ["--data-dir", "d"],
+    "3B": ["--vae-checkpoint", "v.pt", "--image-dir", "d"],
+    "3C": ["--diffusion-checkpoint", "d.pt", "--vae-checkpoint", "v.pt"],
+}
+DEFAULTS = {
+    "3A": {
+        "output_dir": "vae_models",
+        "base_dir": ".",
+        "epochs": 300,
+        "batch_size": 16,
+        "learning_rate": 1e-4,
+        "kl_weight": 1.0,
+        "kl_warmup": 150,
+        "kl_target": 25.0,
+        "no_perceptual": False,
+        "perceptual_weight": 0.03,
+        "resume": None,
+        "seed": 42,
+        "num_workers": 4,
+    },
+    "3B": {
+        "output_dir": "diffusion_models",
+        "base_dir": ".",
+        "epochs": 500,
+        "batch_size": 16,
+        "grad_accum": 1,
+        "lr": 1e-4,
+        "image_size": None,  # the VAE's, which 3A trains at 128
+        "no_ema": False,
+        "ema_decay": 0.995,
+        "schedule": "linear",
+        "no_mixed_precision": False,
+        "lr_scheduler": "cosine_warm_restarts",
+        "lr_min": 1e-5,
+        "early_stopping_patience": 30,
+        "early_stopping_delta": 1e-5,
+        "oscillation_window": 10,
+        "oscillation_threshold": 0.0005,
+        "num_workers": 4,
+        "resume": None,
+    },
+    "3C": {
+        "output": "generated_images.png",
+        "base_dir": ".",
+        "num_images": None,  # 16, or a row for each class
+        "ddim_steps": None,
+        "batch_size": 16,
+        "nrow": 4,
+        "device": "auto",
+    },
+}
+CHOICES = {
+    "3A": {"augment": ["none", "light", "balanced"], "latent": ["grid", "vector"]},
+    "3B": {
+        "schedule": ["linear", "cosine"],
+        "lr_scheduler": ["cosine", "cosine_warm_restarts", "plateau", "none"],
+        "prediction": ["eps", "v"],
+    },
+    "3C": {"sampler": ["ddpm", "ddim", "dpmpp"], "device": ["cuda", "cpu"], "individual": ["auto", "always", "never"]},
+}
+
+
+def parse(script: str, *flags: str) -> argparse.Namespace:
+    return runpy.run_path(str(SCRIPTS[script]))["parse_args"]([*REQUIRED[script], *flags])
+
+
+@pytest.mark.parametrize("script", DEFAULTS)
+def test_defaults(script: str) -> None:
+    args = vars(parse(script))
+    assert {name: args[name] for name in DEFAULTS[script]} == DEFAULTS[script]
+
+
+@pytest.mark.parametrize("script", DEFAULTS)
+def test_every_flag_takes_its_default_as_text(script: str) -> None:
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is False else f"={value}")
+        for name, value in DEFAULTS[script].items()
+        if value is not None
+    ]
+    args = vars(parse(script, *flags))
+    for name, value in DEFAULTS[script].items():
+        assert args[name] == (True if value is False else value)
+
+
+@pytest.mark.parametrize("script", DEFAULTS)
+def test_required_flags(script: str, capsys: pytest.CaptureFixture) -> None:
+    parse_args = runpy.run_path(str(SCRIPTS[script]))["parse_args"]
+    with pytest.raises(SystemExit) as ended:
+        parse_args([])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    for flag in REQUIRED[script][::2]:
+        assert flag in message
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "value"),
+    [(script, flag, value) for script, flags in CHOICES.items() for flag, values in flags.items() for value in values],
+)
+def test_choices(script: str, flag: str, value: str) -> None:
+    assert getattr(parse(script, f"--{flag.replace('_', '-')}", value), flag) == value
+
+
+def test_latent_dim_selects_the_vector_latent() -> None:
+    assert parse("3A").latent == "grid"
+    assert parse("3A").latent_dim is None
+    assert (parse("3A", "--latent", "vector").latent, parse("3A", "--latent", "vector").latent_dim) == ("vector", 128)
+    assert (parse("3A", "--latent-dim", "256").latent, parse("3A", "--latent-dim", "256").latent_dim) == ("vector", 256)
+
+
+def test_ddim_steps_selects_ddim() -> None:
+    assert (parse("3C").sampler, parse("3C").steps) == ("ddpm", None)
+    assert (parse("3C", "--ddim-steps", "50").sampler, parse("3C", "--ddim-steps", "50").steps) == ("ddim", 50)
+
+
+def test_generation_seed_is_drawn_anew_and_printed(capsys: pytest.CaptureFixture) -> None:
+    first, second = parse("3C").seed, parse("3C").seed
+    assert first != second
+    assert capsys.readouterr().out == f"Seed: {first}\nSeed: {second}\n"
+    assert parse("3C", "--seed", "5").seed == 5
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("3A", ["--latent", "grid", "--latent-dim", "64"]),
+        ("3A", ["--latent-dim", "64", "--downsample", "8"]),
+        ("3A", ["--latent", "vector", "--latent-channels", "4"]),
+        ("3A", ["--no-perceptual", "--perceptual-weights", "vgg.pth"]),
+        ("3B", ["--lr", "1e-6"]),
+        ("3C", ["--ddim-steps", "5", "--steps", "5"]),
+        ("3C", ["--ddim-steps", "5", "--sampler", "ddpm"]),
+        ("3C", ["--eta", "0.5"]),
+        ("3C", ["--sampler", "ddim", "--eta", "1.5"]),
+    ],
+)
+def test_contradictions_are_refused(script: str, flags: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(script, *flags)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) <= 3
+
+
+PROBE = """
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit as ended:
+    heavy = [name for name in ("torch", "numpy", "cv2", "albumentations", "matplotlib") if name in sys.modules]
+    print("ended", ended.code, *heavy)
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_short_of_torch_and_shows_an_example(script: str) -> None:
+    command = [sys.executable, "-c", PROBE.format(script=str(SCRIPTS[script]))]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "ended 0"
+    example = done.stdout.partition("example:\n")[2].splitlines()[0]
+    assert SCRIPTS[script].name in example
+    assert "--config" in done.stdout
+    assert done.stderr == ""
+    assert str(Path.home()) not in done.stdout
+
+
+@pytest.mark.parametrize("script", REQUIRED)
+def test_examples_are_valid(script: str) -> None:
+    """The command at the end of --help is one that parses."""
+    import shlex
+
+    command = [sys.executable, str(SCRIPTS[script]), "--help"]
+    text = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True).stdout
+    words = shlex.split(text.partition("example:\n")[2].splitlines()[0])
+    assert words[0] == "python"
+    runpy.run_path(str(SCRIPTS[script]))["parse_args"](words[2:])
