@@ -110,7 +110,9 @@ def _serve() -> None:
     import albumentations  # noqa: F401
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
+    import torchmetrics.functional.image  # noqa: F401
     from matplotlib import pyplot  # noqa: F401
+    from PIL import Image
 
     import stepwise.data.augment
     import stepwise.models.presets
@@ -119,6 +121,7 @@ def _serve() -> None:
     import stepwise.training.pretrained
     import stepwise.training.vae  # noqa: F401
 
+    Image.init()
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:

@@ -95,12 +95,25 @@ def first_pixels(x):
     return flat[:, :2], flat[:, 2:4]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_encode_variants_keeps_images_and_variants_apart(batch_size):
-    images, augment = pictures(), Augment("balanced", 8, 0, "cache")
-    latents = encode_variants(first_pixels, images, augment, 3, batch_size, torch.device("cpu"), lambda: None)
+def encode(augment, variants=1, batch_size=2, num_workers=0, check=lambda: None):
+    return encode_variants(
+        first_pixels,
+        pictures(),
+        augment,
+        variants,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=torch.device("cpu"),
+        check=check,
+    )
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 0), (100, 0), (4, 2)])
+def test_encode_variants_keeps_images_and_variants_apart(batch_size, num_workers):
+    augment = Augment("balanced", 8, 0, "cache")
+    latents = encode(augment, 3, batch_size, num_workers)
     assert latents.mu.shape == latents.sigma.shape == (5, 3, 2)
-    for n, image in enumerate(images):
+    for n, image in enumerate(pictures()):
         for v in range(3):
             mu, logvar = first_pixels(to_tensor(augment(image, v, n)[None]))
             torch.testing.assert_close(latents.mu[n, v], mu[0])
@@ -109,11 +122,8 @@ def test_encode_variants_keeps_images_and_variants_apart(batch_size):
 
 
 def test_encode_without_augmentation():
-    images = pictures()
-    latents = encode_variants(
-        first_pixels, images, Augment("none", 8, 0, "cache"), 1, 2, torch.device("cpu"), lambda: None
-    )
-    wanted, _ = first_pixels(to_tensor(np.stack([fit_square(image, 8) for image in images])))
+    latents = encode(Augment("none", 8, 0, "cache"))
+    wanted, _ = first_pixels(to_tensor(np.stack([fit_square(image, 8) for image in pictures()])))
     torch.testing.assert_close(latents.mu[:, 0], wanted)
 
 
@@ -122,4 +132,4 @@ def test_encoding_can_be_stopped():
         raise Interrupted("SIGTERM", 143)
 
     with pytest.raises(Interrupted):
-        encode_variants(first_pixels, pictures(), Augment("none", 8, 0, "cache"), 1, 2, torch.device("cpu"), stop)
+        encode(Augment("none", 8, 0, "cache"), check=stop)

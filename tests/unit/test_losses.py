@@ -146,6 +146,12 @@ def test_vgg16_from_a_file(vgg_file):
 
 def test_vgg_layers_are_the_relus(vgg_file):
     """relu1_2, relu2_2, relu3_3, relu4_3: 64, 128, 256, 512 channels, none negative, of unit length."""
+    from torchvision.models import vgg16
+
+    with torch.device("meta"):
+        whole = vgg16(weights=None, init_weights=False).features
+    pools = [i for i, module in enumerate(whole) if isinstance(module, torch.nn.MaxPool2d)]
+    assert tuple(i - 1 for i in pools[:4]) == perceptual.VGG_LAYERS
     net = perceptual.build("auto", vgg_file)[0]
     layers = net._layers(randn(1, 3, 32, 32))
     assert [tuple(layer.shape[1:]) for layer in layers] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]

@@ -337,6 +337,21 @@ def test_unet_preset_fits_every_side(side, levels, attention):
         assert denoiser.build(config)(x, torch.tensor([5]), torch.tensor([2])).shape == x.shape
 
 
+@pytest.mark.parametrize(("base", "head_dim"), [(8, 8), (16, 16), (24, 8), (56, 8), (32, 32), (96, 32)])
+def test_attention_heads_share_out_every_width(base, head_dim):
+    config = presets.unet((4, 4, 4), base, 1, 0.0, 0)
+    assert config["head_dim"] == head_dim and all(width % head_dim == 0 for width in config["widths"])
+    x = randn(1, 4, 4, 4, dtype=torch.float32)
+    with torch.no_grad():
+        assert denoiser.build(config)(x, torch.tensor([5])).shape == x.shape
+
+
+@pytest.mark.parametrize("base", [1, 4, 31, 50])
+def test_unet_preset_refuses_widths(base):
+    with pytest.raises(UserError, match=f"--base-channels {base} is not a multiple of 8"):
+        presets.unet((4, 8, 8), base, 1, 0.0, 0)
+
+
 @pytest.mark.parametrize(("base", "groups"), [(32, 32), (64, 32), (48, 16), (8, 8), (12, 4)])
 def test_groups_divide_every_width(base, groups):
     config = presets.grid_autoencoder(64, 8, None, base)

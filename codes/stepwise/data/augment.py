@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from stepwise.foundation.images import fit_square
-from stepwise.foundation.seeds import derive
+from stepwise.foundation.seeds import derive, numpy_rng
 
 cv2.setNumThreads(0)
 
@@ -21,7 +21,8 @@ CHOICES = ("none", "light", "balanced")
 class Augment:
     """A pipeline from a decoded image [H, W, 3] to a square [size, size, 3], both uint8.
 
-    none: the centre square. light: small shifts and zooms, mirrored half of the time. balanced: crops
+    none: the centre square. light: a square somewhere along the longer side, small shifts and zooms
+    (80 to 100 % of the area), mirrored half of the time. balanced: crops
     of 60 to 100 % of the area, mirroring, small rotations and perspective, a touch of brightness
     and contrast.
     """
@@ -34,15 +35,15 @@ class Augment:
         if self.pipeline is None:
             return fit_square(image, self.size)
         self.pipeline.set_random_seed(derive(self.seed, self.stream, epoch, index) % 2**32)
-        return self.pipeline(image=_square(image))["image"]
+        return self.pipeline(image=self._square(image, epoch, index))["image"]
 
-
-def _square(image: np.ndarray) -> np.ndarray:
-    """The central square, at most a quarter longer than wide or high: [H, W, 3] -> [H', W', 3]."""
-    height, width = image.shape[:2]
-    limit = round(min(height, width) * 1.25)
-    top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
-    return image[top : top + limit, left : left + limit]
+    def _square(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
+        """A square as large as the image allows, somewhere in the middle half of the longer side's slack."""
+        height, width = image.shape[:2]
+        side = min(height, width)
+        share = 0.25 + 0.5 * numpy_rng(self.seed, self.stream, "square", epoch, index).random()
+        top, left = round((height - side) * share), round((width - side) * share)
+        return image[top : top + side, left : left + side]
 
 
 def _light(size: int) -> A.Compose:

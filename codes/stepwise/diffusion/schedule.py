@@ -40,8 +40,7 @@ class Schedule:
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) at t: [B] -> float32 [B]."""
-        kept = self.alpha_bar.float().to(t.device)[t]
-        return kept / (1 - kept)
+        return (self.alpha_bar / (1 - self.alpha_bar)).float().to(t.device)[t]
 
     def sampling_steps(self, count: int) -> list[int]:
         """`count` timesteps from T-1 down, evenly spaced from the noisy end ("trailing", Lin et al. 2024).

@@ -17,6 +17,7 @@ from stepwise.models.blocks import Attention, Downsample2D, ResnetBlock2D, Upsam
 
 EPS = 1e-6
 LOGVAR_RANGE = (-30.0, 20.0)
+FIRST_LOGVAR = -5.0  # a new encoder starts almost without noise: from sigma 1 it would first have to outgrow it
 
 
 class Stage(nn.Module):
@@ -118,6 +119,7 @@ class GridAutoencoder(nn.Module):
         self.decoder = Decoder(latent_channels, widths, layers, groups, attention)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
+        nn.init.constant_(self.quant_conv.bias[latent_channels:], FIRST_LOGVAR)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         side = image_size // self.downsample
@@ -162,6 +164,7 @@ class VectorAutoencoder(nn.Module):
         self.to_posterior = nn.Linear(flat, 2 * latent_dim)
         self.from_latent = nn.Linear(latent_dim, flat)
         self.decoder = Decoder(hidden, widths, layers, groups, attention=False)
+        nn.init.constant_(self.to_posterior.bias[latent_dim:], FIRST_LOGVAR)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         return (self.latent_dim,)

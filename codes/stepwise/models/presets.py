@@ -49,7 +49,12 @@ def vector_autoencoder(image_size: int, latent_dim: int, base: int) -> dict[str,
 
 
 def unet(latent_shape: tuple[int, ...], base: int, layers: int, dropout: float, num_classes: int) -> dict[str, Any]:
-    """Config of a UNet for [C, H, W] latents: three levels from 16 cells a side on, else two."""
+    """Config of a UNet for [C, H, W] latents: three levels from 16 cells a side on, else two.
+
+    Raises UserError for a width that attention heads cannot share out.
+    """
+    if base % 8:
+        raise UserError(f"--base-channels {base} is not a multiple of 8.\nChoose a multiple of 32 if speed counts.")
     channels, side = latent_shape[0], latent_shape[1]
     levels = next((n for n in ((3, 2) if side >= 16 else (2,)) if side % 2 ** (n - 1) == 0), 1)
     return {
@@ -58,7 +63,7 @@ def unet(latent_shape: tuple[int, ...], base: int, layers: int, dropout: float, 
         "widths": [base, 2 * base, 4 * base][:levels],
         "layers": layers,
         "attention": [side // 2**level <= 16 for level in range(levels)],
-        "head_dim": 32,
+        "head_dim": _groups(base),
         "groups": _groups(base),
         "dropout": dropout,
         "num_classes": num_classes,

@@ -108,6 +108,8 @@ def _sampling_net(saved: dict[str, Any], build: Any, device: Device, path: Path)
         net = build(saved["config"])
         net.load_state_dict(weights)
     except (RuntimeError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not fit its own network config: {str(error).splitlines()[0]}\nTrain it anew.")
+        raise UserError(
+            f"{path} does not fit its own network config: {' '.join(str(error).split())[:200]}\nTrain it anew."
+        )
     memory = torch.channels_last if device.channels_last else torch.contiguous_format
     return net.to(device.device, memory_format=memory).eval().requires_grad_(False), weights

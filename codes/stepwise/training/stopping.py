@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Stopper:
-    """Watches one validation value a epoch (lower is better) and names a reason to stop.
+    """Watches one validation value an epoch (lower is better) and names a reason to stop.
 
     patience: epochs without a gain of more than `delta` over the best; 0 turns it off.
     Oscillation: over the last `window` values the loss stays within `threshold`, turns up and down
