@@ -7,6 +7,7 @@ any signal, so for the tests it is a script that starts fast. `cold` starts one 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -57,6 +58,19 @@ class Process:
     @property
     def err(self) -> str:
         return self.log.with_suffix(".err").read_text(errors="replace")
+
+
+def failed(process: Process, *words: str) -> str:
+    """Checks that `process` ended as on a user's mistake and named `words`; its error of one to three lines."""
+    assert process.code == 2, process.out + process.err
+    assert "Traceback" not in process.err
+    before, found, message = process.err.partition("error: ")
+    assert found, process.err
+    assert before == "" or before[-1] == "\n", f"the error does not start a line: {process.err!r}"
+    assert 1 <= len(message.splitlines()) <= 3
+    for word in words:
+        assert word in message
+    return message
 
 
 class Server:
@@ -122,6 +136,7 @@ def _serve() -> None:
     import stepwise.training.vae  # noqa: F401
 
     Image.init()
+    gc.freeze()  # a collection in the child would copy every page
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:

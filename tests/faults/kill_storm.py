@@ -62,7 +62,6 @@ def command(script: str, images: Path, vae: Path, output: Path) -> list[object]:
 
 def storm(server: Server, flags: list[object], script: str, seconds: float, rng: random.Random) -> int:
     """Run `script` to its end through at most MOST_KILLS kills; how many of them struck."""
-    struck = 0
     for attempt in range(MOST_KILLS + 1):
         before = SAVE_ALWAYS
         if attempt < MOST_KILLS and rng.random() < 0.5:
@@ -75,10 +74,9 @@ def storm(server: Server, flags: list[object], script: str, seconds: float, rng:
             process.send(signal.SIGKILL)
         code = process.wait()
         if code == 0:
-            return struck
+            return attempt
         if code != -signal.SIGKILL:
             raise SystemExit(f"{script} ended with {code}:\n{process.out}{process.err}")
-        struck += 1
     raise SystemExit(f"{script} did not end")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from stepwise.data.scenes import SCENES, draw_scene
 
 SCRIPT = Path(__file__).parents[2] / "codes" / "1A-make-sample-dataset.py"

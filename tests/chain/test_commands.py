@@ -1,0 +1,104 @@
+"""Every command line of the README, and of the coursework's guide, runs as it is written.
+
+Flags that make the runs small are appended; nothing of the lines themselves is changed, except that
+the cloud volume /workspace lies in the test's folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import launch
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = {
+    "1A": "--per-class 6 --image-size 48",
+    "2A": "--num-workers 0",
+    "3A": "--image-size 32 --base-channels 8 --epochs 1 --num-workers 0 --perceptual-net pyramid",
+    "3B": "--base-channels 16 --layers 1 --augment-variants 1 --epochs 1 --num-workers 0 --timesteps 60",
+    "3C": "--num-images 4",
+}
+GUIDE = """
+python 2A-prepare_corel_dataset.py --data-dir data/corel --base-dir .
+python 3A-train-vae-corel.py --data-dir training_data/corel/corel_all --output-dir vae_models
+python 3A-train-vae-corel.py --data-dir training_data/corel/class_0001 --output-dir vae_models/class_0001
+python 3A-train-vae-corel.py --data-dir training_data/corel/corel_all --output-dir vae_models --epochs 400 \
+  --latent-dim 256 --batch-size 32
+python 3A-train-vae-corel.py --data-dir training_data/corel/corel_all --output-dir vae_models --epochs 300
+python 3B-train-diffusion-from-scratch-corel.py --vae-checkpoint vae_models/best_model.pt \
+  --image-dir training_data/corel/corel_all --output-dir diffusion_models
+python 3B-train-diffusion-from-scratch-corel.py --vae-checkpoint vae_models/class_0001/best_model.pt \
+  --image-dir training_data/corel/class_0001 --output-dir diffusion_models/class_0001
+python 3B-train-diffusion-from-scratch-corel.py --vae-checkpoint vae_models/best_model.pt \
+  --image-dir training_data/corel/corel_all --output-dir diffusion_models --epochs 600 --batch-size 8 --grad-accum 2
+python 3B-train-diffusion-from-scratch-corel.py --vae-checkpoint vae_models/best_model.pt \
+  --image-dir training_data/corel/corel_all --output-dir diffusion_models --epochs 500
+python 3C-generate-samples-corel.py --diffusion-checkpoint diffusion_models/best_model.pt \
+  --vae-checkpoint vae_models/best_model.pt --output generated_images.png
+python 3C-generate-samples-corel.py --diffusion-checkpoint diffusion_models/best_model.pt \
+  --vae-checkpoint vae_models/best_model.pt --num-images 32 --ddim-steps 50 --output generated_images.png
+python 3C-generate-samples-corel.py --diffusion-checkpoint diffusion_models/best_model.pt \
+  --vae-checkpoint vae_models/best_model.pt --num-images 64 --ddim-steps 50 --output corel_64_images.png --nrow 8
+python 3C-generate-samples-corel.py --diffusion-checkpoint diffusion_models/best_model.pt \
+  --vae-checkpoint vae_models/best_model.pt --num-images 16 --output corel_generated.png
+python 3A-train-vae-corel.py --data-dir training_data/corel/corel_all --output-dir /workspace/vae_models \
+  --base-dir /workspace
+python 3B-train-diffusion-from-scratch-corel.py --vae-checkpoint /workspace/vae_models/best_model.pt \
+  --image-dir /workspace/training_data/corel/corel_all --output-dir /workspace/diffusion_models --base-dir /workspace
+python 3C-generate-samples-corel.py --diffusion-checkpoint /workspace/diffusion_models/best_model.pt \
+  --vae-checkpoint /workspace/vae_models/best_model.pt --output /workspace/generated_images.png --base-dir /workspace
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """data/corel with two classes of six noise pictures, and a /workspace that was prepared before."""
+    data = tmp_path / "data" / "corel"
+    data.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for label in (1, 2):
+        for number in range(6):
+            Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(data / f"{label:04d}_{number:04d}.png")
+    return tmp_path
+
+
+def run_all(server, folder, lines):
+    """Run command lines in `folder`, in order; a line that repeats an output folder replaces its run."""
+    workspace = folder / "workspace"
+    for line in lines:
+        python, script, *flags = shlex.split(line.replace("/workspace", str(workspace)))
+        assert python == "python"
+        name = re.search(r"(\d[A-Z])-", script)[1]
+        if "--base-dir" in flags and name == "3A":
+            server.run("2A", "--data-dir", folder / "data" / "corel", "--base-dir", workspace, "--num-workers", 0)
+        flags += shlex.split(SMALL[name])
+        if name in ("3A", "3B") and "--resume" not in flags:
+            flags.append("--overwrite")
+        done = server.run(name, *flags, cwd=folder)
+        assert done.code == 0, f"{line}\n{done.out}{done.err}"
+
+
+def test_commands_of_the_readme(server, folder):
+    text = (launch.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    commands = [line for line in lines if not line.startswith("./")]
+    assert len(commands) >= 8 and all(line.startswith("python codes/") for line in commands)
+    drawn = commands.pop(next(i for i, line in enumerate(commands) if "1A" in line))
+    assert server.run("1A", "--base-dir", folder / "drawn", *shlex.split(SMALL["1A"]), cwd=folder).code == 0, drawn
+    run_all(server, folder, commands)
+
+
+def test_commands_of_the_guide(server, folder):
+    run_all(server, folder, [line for line in GUIDE.strip().splitlines() if line])
+
+
+@pytest.mark.parametrize("place", [".", "codes"])
+def test_scripts_start_from_the_root_and_from_codes(place):
+    prefix = "codes/" if place == "." else ""
+    for script in launch.SCRIPTS.values():
+        done = launch.cold(prefix + script.name, "--help", cwd=launch.REPOSITORY / place)
+        assert done.returncode == 0 and "example:" in done.stdout

@@ -1,0 +1,301 @@
+"""2A -> 3A -> 3B -> 3C on tiny data: as a user runs them, every file that they write, every error."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DENOISER_FLAGS, GRID_FLAGS, VAE_FLAGS, draw_images
+from launch import CODES, REPOSITORY, SCRIPTS, Server, cold, failed
+from PIL import Image
+
+from stepwise.foundation import checkpoints
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith((".", "events.out.tfevents."))}
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def weights(folder: Path, name: str = "last.pt") -> list[torch.Tensor]:
+    nets = checkpoints.load(folder / name)["nets"]
+    return [tensor for net in nets.values() for tensor in net["weights"].values()]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A --base-dir with a space in it, through the whole chain by its own interpreters, from two folders."""
+    base = tmp_path_factory.mktemp("base dir")
+    draw_images(base / "data/corel")
+    (base / "data/corel/classes.txt").write_text("1 steam train\n2 cake\n")
+    trained = ("--vae-checkpoint", "vae_models/best_model.pt")
+    steps = [
+        ("2A", REPOSITORY, ("--num-workers", 0)),
+        ("3A", REPOSITORY, ("--data-dir", "training_data/corel/corel_all", *GRID_FLAGS, "--epochs", 20)),
+        (
+            *("3B", CODES),
+            (
+                *(*trained, "--image-dir", "training_data/corel/corel_all", *DENOISER_FLAGS, "--class-conditional"),
+                *("--epochs", 20, "--keep-checkpoints", 1, "--early-stopping-patience", 0),
+            ),
+        ),
+        (
+            *("3C", CODES),
+            (*trained, "--diffusion-checkpoint", "diffusion_models/best_model.pt", "--ddim-steps", 4, "--seed", 3),
+        ),
+    ]
+    for script, cwd, flags in steps:
+        typed = SCRIPTS[script].relative_to(cwd)
+        done = cold(typed, *flags, "--base-dir", base, cwd=cwd)
+        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+    return base
+
+
+def test_chain_3a_writes(base: Path) -> None:
+    folder = base / "vae_models"
+    wanted = {"best_model.pt", "last.pt", "checkpoint_0020.pt", "training_losses.png", "metrics.csv", "args.yaml"}
+    assert names(folder) >= wanted | {"samples", "reconstructions", "summary.json"}
+    assert names(folder / "samples") == {"samples_epoch_0010.png", "samples_epoch_0020.png"}
+    assert names(folder / "reconstructions") == {"reconstruction_epoch_0010.png", "reconstruction_epoch_0020.png"}
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    assert Image.open(folder / "training_losses.png").size[0] > 200
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 21))
+    assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
+    assert {"loss", "l1", "kl", "val_psnr", "val_ssim", "lr"} <= set(rows[0])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["stop_reason"] == "all 20 epochs done"
+    assert checkpoints.load(folder / "best_model.pt")["image_size"] == 32
+
+
+def test_chain_3b_writes(base: Path) -> None:
+    folder = base / "diffusion_models"
+    wanted = {"best_model.pt", "last.pt", "checkpoint_epoch_20.pt", "loss_history.png", "metrics.csv", "args.yaml"}
+    assert names(folder) >= wanted | {"samples", "summary.json"}
+    assert "checkpoint_epoch_10.pt" not in names(folder), "--keep-checkpoints 1 keeps the newest"
+    assert names(folder / "samples") == {"epoch_0010.png", "epoch_0020.png"}
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    document = checkpoints.load(folder / "checkpoint_epoch_20.pt")
+    assert document["progress"]["epoch"] == 20
+    assert [entry["name"] for entry in document["classes"]] == ["steam train", "cake"]
+    vae = checkpoints.load(base / "vae_models/best_model.pt")
+    assert document["parents"]["vae"]["sha256"] == checkpoints.fingerprint(vae["nets"]["vae"]["weights"])
+
+
+def test_chain_3c_writes(base: Path) -> None:
+    assert names(base / "generated_images_individual") == {f"image_{number:04d}.png" for number in range(1, 9)}
+    grid = Image.open(base / "generated_images.png")
+    assert grid.size[0] >= 4 * 32
+    assert grid.size[1] >= 2 * 32
+    assert grid.text["seed"] == "3"
+    flags = json.loads(grid.text["flags"])
+    assert (flags["sampler"], flags["steps"], flags["num_images"]) == ("ddim", 4, 8)
+    one = Image.open(base / "generated_images_individual/image_0001.png")
+    assert one.size == (32, 32)
+    assert (one.text["seed"], one.text["class"]) == ("3", "steam train")
+
+
+def test_nothing_names_this_machine_or_lands_elsewhere(base: Path) -> None:
+    assert names(base) == {
+        *("data", "training_data", "figs", "vae_models", "diffusion_models"),
+        *("generated_images.png", "generated_images_individual"),
+    }
+
+
+@pytest.fixture(scope="module")
+def generate(server: Server, base: Path):
+    """generate(name, *flags): 3C with the chain's models; the path of its grid, or the failed process."""
+
+    def run(name: str, *flags: object, fails: bool = False):
+        files = ("--vae-checkpoint", "vae_models/best_model.pt", "--output", f"out/{name}.png", "--base-dir", base)
+        if "--diffusion-checkpoint" not in flags:
+            files += ("--diffusion-checkpoint", "diffusion_models/best_model.pt")
+        seed = () if "--seed" in flags else ("--seed", 1)
+        few = () if {"--steps", "--ddim-steps"} & set(flags) else ("--steps", 3)
+        done = server.run("3C", *files, *flags, *seed, *few)
+        if fails:
+            return done
+        assert done.code == 0, done.err
+        return base / f"out/{name}.png"
+
+    return run
+
+
+def singles(grid: Path) -> list[np.ndarray]:
+    folder = grid.with_name(grid.stem + "_individual")
+    return [pixels(path) for path in sorted(folder.glob("*.png"))] if folder.exists() else []
+
+
+def test_individual_files(generate) -> None:
+    assert len(singles(generate("sixteen", "--num-images", 16))) == 16
+    assert len(singles(generate("seventeen", "--num-images", 17))) == 0
+    assert len(singles(generate("always", "--num-images", 17, "--individual", "always"))) == 17
+    assert len(singles(generate("never", "--num-images", 2, "--individual", "never"))) == 0
+    assert len(singles(generate("sixteen", "--num-images", 3))) == 3, "files of an earlier run are removed"
+
+
+def test_same_seed_same_images_at_every_batch_size(generate) -> None:
+    flags = ("--sampler", "ddpm", "--num-images", 6)
+    one, three, many = (singles(generate(f"b{size}", *flags, "--batch-size", size)) for size in (1, 3, 16))
+    for a, b, c in zip(one, three, many, strict=True):
+        assert np.abs(a - b).max() <= 1
+        assert np.abs(a - c).max() <= 1
+    assert not np.array_equal(one[0], one[1])
+    other = singles(generate("other", *flags, "--seed", 2))
+    assert np.abs(other[0] - one[0]).max() > 1
+    assert np.array_equal(singles(generate("again", *flags, "--seed", 2))[5], other[5])
+
+
+def test_samplers(generate) -> None:
+    flags = ("--num-images", 2)
+    grids = [singles(generate(kind, *flags, "--sampler", kind)) for kind in ("ddpm", "ddim", "dpmpp")]
+    grids.append(singles(generate("eta", *flags, "--sampler", "ddim", "--eta", 0.8)))
+    grids.append(singles(generate("guided", *flags, "--sampler", "ddim", "--guidance", 5)))
+    for i, first in enumerate(grids):
+        assert all(not np.array_equal(first[0], second[0]) for second in grids[:i])
+    short, long = (generate(n, *flags, *f) for n, f in (("s", ("--ddim-steps", 3)), ("l", ("--sampler", "ddim"))))
+    assert np.array_equal(pixels(short), pixels(long))
+
+
+def test_classes(generate) -> None:
+    named = singles(generate("named", "--class", "Cake", "--num-images", 2))
+    numbered = singles(generate("numbered", "--class", "2", "--num-images", 2))
+    padded = singles(generate("padded", "--class", "0002", "--num-images", 2))
+    other = singles(generate("train", "--class", "steam train", "--num-images", 2))
+    assert np.array_equal(named, numbered)
+    assert np.array_equal(named, padded)
+    assert not np.array_equal(named, other)
+    everything = generate("all", "--class", "all", "--nrow", 3)
+    assert len(singles(everything)) == 6
+    failed(generate("x", "--class", "kake", fails=True), "Unknown class 'kake'", "Did you mean cake?", "1 steam train")
+    failed(generate("x", "--class", "9", fails=True), "Unknown class '9'")
+    failed(generate("x", "--class", "²", fails=True), "Unknown class")
+
+
+def test_output_names(generate, base: Path) -> None:
+    generate("x", "--output", "folder/", "--num-images", 1)
+    assert (base / "folder/generated_images.png").exists()
+    failed(generate("x", "--output", "grid.jpg", fails=True), "ends in .png")
+    failed(generate("x", "--steps", 2000, fails=True), "2000")
+
+
+@pytest.fixture(scope="module")
+def vector(server: Server, images: Path) -> Path:
+    """A folder with a vector VAE ("vae") and an unconditional denoiser on it ("denoiser")."""
+    folder = images.parent / "vector"
+    data = ("--data-dir", images, "--output-dir", folder / "vae", "--epochs", 2)
+    done = server.run("3A", *data, *VAE_FLAGS, "--latent-dim", 8)
+    assert done.code == 0, done.err
+    files = ("--vae-checkpoint", folder / "vae/best_model.pt", "--image-dir", images)
+    done = server.run("3B", *files, "--output-dir", folder / "denoiser", *DENOISER_FLAGS, "--epochs", 2)
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_vector_latents_without_classes(server: Server, vector: Path) -> None:
+    config = checkpoints.load(vector / "vae/best_model.pt")["args"]
+    assert (config["latent"], config["latent_dim"]) == ("vector", 8)
+    files = ("--vae-checkpoint", vector / "vae/best_model.pt")
+    files += ("--diffusion-checkpoint", vector / "denoiser/best_model.pt", "--output", vector / "grid.png")
+    done = server.run("3C", *files, "--ddim-steps", 2, "--num-images", 5, "--nrow", 5)
+    assert done.code == 0, done.err
+    width, height = Image.open(vector / "grid.png").size
+    assert 5 * 32 <= width < 6 * 32
+    assert 32 <= height < 2 * 32
+    failed(server.run("3C", *files, "--class", "cake"), "without classes", "--class-conditional")
+    failed(server.run("3C", *files, "--guidance", 3), "--guidance needs", "--class-conditional")
+
+
+def test_other_vae_is_refused(server: Server, vector: Path, vae: Path, denoiser: Path) -> None:
+    files = ("--vae-checkpoint", vector / "vae/best_model.pt", "--diffusion-checkpoint", denoiser / "best_model.pt")
+    failed(server.run("3C", *files, "--output", vector / "x.png"), "is not the VAE", "--vae-checkpoint")
+    swapped = ("--vae-checkpoint", denoiser / "best_model.pt", "--diffusion-checkpoint", vae / "best_model.pt")
+    failed(server.run("3C", *swapped), "is a checkpoint of 3B", "needs one of 3A")
+
+
+def test_missing_and_damaged_checkpoints(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
+    output = ("--image-dir", images, "--output-dir", tmp_path / "run")
+    failed(server.run("3B", "--vae-checkpoint", "absent.pt", *output), "VAE checkpoint not found", "3A")
+    shutil.copy(vae / "best_model.pt", tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((vae / "best_model.pt").read_bytes()[:100_000])
+    failed(server.run("3B", "--vae-checkpoint", tmp_path / "cut.pt", *output), "cut.pt")
+    absent = ("--vae-checkpoint", vae / "best_model.pt", "--diffusion-checkpoint", "absent.pt")
+    failed(server.run("3C", *absent), "not found", "3B")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_errors(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    run = ("--output-dir", tmp_path / "run")
+    failed(server.run("3A", "--data-dir", tmp_path / "empty", *run), "No images found", "2A")
+    failed(server.run("3A", "--data-dir", tmp_path / "absent", *run), "does not exist", "2A")
+    files = ("--vae-checkpoint", vae / "best_model.pt", *run)
+    failed(server.run("3B", "--image-dir", tmp_path / "empty", *files), "No images found")
+    failed(
+        server.run("3B", "--image-dir", images, "--image-size", 64, *files),
+        *("Image size mismatch", "--image-size 64", "32"),
+    )
+    draw_images(tmp_path / "one class", classes=1, each=4)
+    one = ("--image-dir", tmp_path / "one class", *files, *DENOISER_FLAGS)
+    failed(server.run("3B", *one, "--class-conditional"), "--class-conditional needs at least two classes")
+    draw_images(tmp_path / "bad", classes=1, each=3)
+    (tmp_path / "bad/0001_0002.png").write_bytes(b"no picture")
+    failed(server.run("3A", "--data-dir", tmp_path / "bad", *run), "0001_0002.png", "2A")
+
+
+def test_one_image_trains(server: Server, tmp_path: Path) -> None:
+    draw_images(tmp_path / "one", classes=1, each=1)
+    done = server.run(
+        "3A", "--data-dir", tmp_path / "one", "--output-dir", tmp_path / "run", *GRID_FLAGS, "--epochs", 1
+    )
+    assert done.code == 0, done.err
+
+
+def test_workers_change_nothing(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
+    flags = ("--data-dir", images, "--output-dir", tmp_path / "run", *GRID_FLAGS, "--epochs", 2, "--num-workers", 2)
+    done = server.run("3A", *flags)
+    assert done.code == 0, done.err
+    for a, b in zip(weights(tmp_path / "run"), weights(vae), strict=True):
+        assert torch.equal(a, b)
+    assert (tmp_path / "run/metrics.csv").read_bytes() == (vae / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("minutes", [0.0001, 0.1])
+def test_max_minutes_ends_cleanly(server: Server, images: Path, tmp_path: Path, minutes: float) -> None:
+    flags = ("--data-dir", images, "--output-dir", tmp_path / "run", *GRID_FLAGS, "--epochs", 100000)
+    started = time.monotonic()
+    done = server.run("3A", *flags, "--max-minutes", minutes)
+    assert done.code == 0, done.err
+    assert time.monotonic() - started < 60 * minutes + 30
+    assert f"{minutes:g} minutes used up" in done.out
+    assert checkpoints.load(tmp_path / "run/best_model.pt")["best"]["epoch"] >= 1
+    assert {"last.pt", "metrics.csv", "training_losses.png"} <= names(tmp_path / "run")
+    json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_numbered_checkpoints_and_own_files(server: Server, images: Path, tmp_path: Path) -> None:
+    """Every 20 epochs, the newest kept; a user's file with a similar name is left alone."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoint_of_march.pt").write_text("mine")
+    flags = ("--data-dir", images, "--output-dir", tmp_path / "run", *GRID_FLAGS, "--augment", "none")
+    done = server.run("3A", *flags, "--batch-size", 12, "--epochs", 60, "--keep-checkpoints", 2)
+    assert done.code == 0, done.err
+    kept = {name for name in names(tmp_path / "run") if name.startswith("checkpoint_")}
+    assert kept == {"checkpoint_0040.pt", "checkpoint_0060.pt", "checkpoint_of_march.pt"}
+    assert checkpoints.load(tmp_path / "run/checkpoint_0040.pt")["progress"]["epoch"] == 40
+
+
+def test_config_repeats_a_run(server: Server, vae: Path, tmp_path: Path) -> None:
+    done = server.run("3A", "--config", vae / "args.yaml", "--output-dir", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert (tmp_path / "run/metrics.csv").read_bytes() == (vae / "metrics.csv").read_bytes()
