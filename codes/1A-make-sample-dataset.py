@@ -1,4 +1,4 @@
-"""1A — draw a sample dataset: six photo-like classes, nothing to download. Writes XXXX_YYYY.png and classes.txt."""
+"""1A: draw a sample dataset: six photo-like classes, nothing to download. Writes XXXX_YYYY.png and classes.txt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.paths import make_folder, resolve
+from stepwise.foundation.paths import make_folder, resolve, write_atomically
 from stepwise.training.cli import Parser, add_run_flags, parse, positive_int, run_script, stop_signal
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -51,13 +51,6 @@ def refuse_foreign_images(folder: Path, names: set[str]) -> None:
         )
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename, so that no half-written file ever bears its name."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
@@ -79,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         class_name, image_number, path = job
         picture = draw_scene(class_name, args.seed, image_number, args.image_size)
         encoded = cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-        write_atomically(path, encoded.tobytes())
+        write_atomically(path, [encoded.tobytes()])
 
     # Threads are enough: NumPy and OpenCV let go of the interpreter lock while they paint.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -90,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             pool.shutdown(cancel_futures=True)
             raise
     lines = [f"{number} {class_name}\n" for number, class_name in enumerate(SCENES, start=1)]
-    write_atomically(folder / "classes.txt", "".join(lines).encode())
+    write_atomically(folder / "classes.txt", ["".join(lines).encode()])
     print(f"{len(jobs)} images of {len(SCENES)} classes and classes.txt are in {folder}")
     return 0
 

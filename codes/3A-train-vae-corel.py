@@ -11,8 +11,8 @@ from stepwise.training import cli
 
 FIXED_FLAGS = (
     *("data_dir", "batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
-    *("base_channels", "augment", "val_split", "seed", "learning_rate", "ema_decay", "kl_weight", "kl_target"),
-    *("perceptual_weight", "no_perceptual", "no_mixed_precision"),
+    *("base_channels", "augment", "val_split", "seed", "ema_decay", "kl_weight", "kl_target"),
+    *("perceptual_weight", "no_perceptual"),
 )
 
 

@@ -11,8 +11,8 @@ from stepwise.training import cli
 
 FIXED_FLAGS = (
     *("image_dir", "batch_size", "grad_accum", "image_size", "augment", "augment_variants", "val_split", "seed"),
-    *("class_conditional", "label_dropout", "prediction", "min_snr_gamma", "timesteps", "schedule", "lr", "lr_min"),
-    *("lr_scheduler", "no_ema", "ema_decay", "no_mixed_precision", "base_channels", "layers", "dropout"),
+    *("class_conditional", "label_dropout", "prediction", "min_snr_gamma", "timesteps", "schedule"),
+    *("lr_scheduler", "no_ema", "ema_decay", "base_channels", "layers", "dropout"),
 )
 
 

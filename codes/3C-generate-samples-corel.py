@@ -110,11 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     used = {**vars(args), "steps": options.steps, "guidance": options.guidance, "num_images": count}
     metadata = {"seed": str(args.seed), "flags": json.dumps(used, sort_keys=True)}
     if labels and len(set(labels)) > 1:
-        rows = [
-            (entry["name"], images[[k for k in range(count) if labels[k] == i]])
-            for i, entry in enumerate(model.classes)
-        ]
-        picture = labelled_grid([row for row in rows if len(row[1])])
+        picture = labelled_grid(class_rows(images, labels, model.classes, args.nrow))
     else:
         picture = grid(images, args.nrow)
     save_png(output, picture, metadata)
@@ -173,6 +169,16 @@ def grid_path(args: argparse.Namespace) -> Path:
         )
     make_folder(output.parent)
     return output
+
+
+def class_rows(images, labels: list[int], classes: list[dict], nrow: int) -> list[tuple]:
+    """(name, up to `nrow` images) for each row of the grid; only a class's first row bears its name."""
+    rows = []
+    for position, entry in enumerate(classes):
+        own = images[[k for k, label in enumerate(labels) if label == position]]
+        starts = range(0, len(own), nrow)
+        rows += [(entry["name"] if start == 0 else "", own[start : start + nrow]) for start in starts]
+    return rows
 
 
 def save_individually(folder: Path, images, labels: list[int] | None, classes: list[dict], metadata: dict) -> None:

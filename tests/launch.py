@@ -7,7 +7,6 @@ any signal, so for the tests it is a script that starts fast. `cold` starts one 
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import runpy
@@ -136,7 +135,6 @@ def _serve() -> None:
     import stepwise.training.vae  # noqa: F401
 
     Image.init()
-    gc.freeze()  # a collection in the child would copy every page
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:

@@ -28,8 +28,8 @@ from launch import Server  # noqa: E402
 from stepwise.foundation import checkpoints  # noqa: E402
 
 EPOCHS = {"3A": 6, "3B": 10}
-MOST_KILLS = 3
-SAVE_ALWAYS = "import stepwise.training.loop as loop\nloop.SAVE_EVERY_S = 0.0\n"
+MOST_KILLS = 2
+SAVE_ALWAYS = "import stepwise.training.state as state\nstate.SAVE_EVERY_S = 0.0\n"
 # Die at call number `at` of what writes files, before it is carried out or after.
 DIE_IN_A_WRITE = """
 import os, pathlib, signal

@@ -62,7 +62,7 @@ def calm(server: Server, images: Path, vae: Path) -> dict[str, Path]:
 def test_kill_storm(server: Server, tmp_path: Path) -> None:
     good, kills = kill_storm.rounds(3, 0, tmp_path, server)
     assert good == 3
-    assert kills >= 6
+    assert kills >= 3
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,9 @@ import numpy as np
 
 from stepwise.data.corel import Picture, in_threads, pixel_digest
 from stepwise.data.folders import CAPTION_START, CAPTIONS
-from stepwise.foundation.checkpoints import write_atomically
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, is_image_name, save_png
-from stepwise.foundation.paths import make_folder
+from stepwise.foundation.paths import make_folder, write_atomically
 
 ALL = "corel_all"
 HELD_OUT = "corel_heldout"

@@ -8,12 +8,9 @@ and the pickle's vocabulary, and only then torch.load(weights_only=True).
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
-import os
 import pickletools
-import shutil
 import struct
 import zipfile
 from collections import OrderedDict
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -57,41 +55,8 @@ def save(path: Path, document: dict[str, Any]) -> None:
     torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **document}, buffer)
     content = buffer.getbuffer()
     comment = _TAG + hashlib.sha256(content).hexdigest().encode()
-    write_atomically(path, [content[:-2], struct.pack("<H", len(comment)), comment])
-
-
-def write_atomically(path: Path, chunks: list[bytes | memoryview]) -> None:
-    """Replace `path` by the joined `chunks`, or leave it as it was."""
-    needed = sum(len(chunk) for chunk in chunks)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        if shutil.disk_usage(path.parent).free < needed:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        with temporary.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise UserError(
-            f"The disk is full: {path} needs {needed:,} bytes ({error.strerror}).\n"
-            "The previous checkpoint is intact. Free some space, then run again with --resume auto."
-        )
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder; its rename is journalled
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    advice = "The previous checkpoint is intact. Free some space, then run again with --resume auto."
+    write_atomically(path, [content[:-2], struct.pack("<H", len(comment)), comment], advice=advice)
 
 
 def load(path: Path) -> dict[str, Any]:

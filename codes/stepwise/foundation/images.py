@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
-from stepwise.foundation.checkpoints import write_atomically
+from stepwise.foundation.paths import write_atomically
 
 if TYPE_CHECKING:
     import torch

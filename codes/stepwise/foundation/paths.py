@@ -1,7 +1,10 @@
-"""Paths as flags give them: relative ones hang below --base-dir, absolute ones stay."""
+"""Paths as flags give them, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 from stepwise.foundation.errors import UserError
@@ -22,3 +25,49 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise UserError(f"Cannot create the folder {path}: {error.strerror}.\nChoose another path or --base-dir.")
     return path
+
+
+def write_atomically(path: Path, chunks: list[bytes | memoryview], *, advice: str = "Free some space, then run again."):
+    """Replace `path` by the joined `chunks`, synced to the disk, or leave it as it was.
+
+    Raises UserError with the path, the bytes needed and `advice` when the disk is full.
+    """
+    needed = sum(len(chunk) for chunk in chunks)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        if shutil.disk_usage(path.parent).free < needed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        with temporary.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(f"The disk is full: {path} needs {needed:,} bytes ({error.strerror}).\n{advice}")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder; its rename is journalled
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give `source` a second name, replacing `target`; where there are no hard links, a copy."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # renaming one hard link onto another of the same file leaves both

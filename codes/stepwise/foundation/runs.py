@@ -13,9 +13,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from stepwise.foundation.checkpoints import write_atomically
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.paths import make_folder
+from stepwise.foundation.paths import make_folder, write_atomically
 
 LOCK_PATIENCE_S = 12.0
 _RUN_FILES = (

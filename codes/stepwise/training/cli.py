@@ -10,7 +10,7 @@ import difflib
 import errno
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -98,8 +98,12 @@ def config_flags(parser: Parser, path: Path) -> list[str]:
         option[2:]: action for action in parser._actions for option in action.option_strings if option[:2] == "--"
     }
     flags: list[str] = []
-    for key, value in _flatten(document or {}):
+    seen: set[str] = set()
+    for key, value in _flatten(parser, path, document or {}, ()):
         name = key.replace("_", "-")
+        if name in seen:
+            parser.error(f"--config {path}: the key '{key}' stands twice")
+        seen.add(name)
         if name not in actions or name in ("config", "help"):
             near = difflib.get_close_matches(name, actions, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -123,10 +127,12 @@ def _strict_loader() -> type:
     return Loader
 
 
-def _flatten(document: dict):
+def _flatten(parser: Parser, path: Path, document: dict, outer: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    if id(document) in outer:
+        parser.error(f"--config {path}: a section contains itself")
     for key, value in document.items():
         if isinstance(value, dict):
-            yield from _flatten(value)
+            yield from _flatten(parser, path, value, (*outer, id(document)))
         else:
             yield str(key), value
 
@@ -139,6 +145,8 @@ def _as_flags(parser: Parser, path: Path, name: str, value: Any, action: argpars
             parser.error(f"--config {path}: '{name}' is a switch and takes true or false, found {value!r}")
         return [f"--{name}"] if value else []
     if isinstance(value, list):
+        if action.nargs is None:
+            parser.error(f"--config {path}: '{name}' takes one value, found a list")
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value}"]
 

@@ -26,7 +26,16 @@ def find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed: 
             )
         folder.clear()
         return None
-    document = _newest(folder) if args.resume == "auto" else _read(resolve(args.base_dir, args.resume))
+    if args.resume == "auto":
+        document = _newest(folder)
+    else:
+        path = resolve(args.base_dir, args.resume)
+        if folder.has_run and not args.overwrite and path.resolve().parent != folder.path.resolve():
+            raise UserError(
+                f"{folder.path} holds another run than the one to resume.\n"
+                "Choose another --output-dir, or replace that run with --overwrite."
+            )
+        document = _read(path)
     if document is None:
         print(f"--resume auto: no checkpoint in {folder.path} yet, starting from the beginning.")
         folder.clear()

@@ -1,0 +1,180 @@
+"""The state of a running `fit`: where it stands, what it keeps, how it is saved and restored."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepwise.foundation import checkpoints
+from stepwise.foundation.paths import link_or_copy
+from stepwise.foundation.runs import RunFolder
+from stepwise.training.learner import Learner
+from stepwise.training.resume import best_is_intact
+from stepwise.training.stopping import Stopper
+
+SAVE_EVERY_S = 120.0
+
+
+@dataclass
+class Clock:
+    """Where the run stands: whole epochs, batches into this one, steps in all, share of the run done."""
+
+    epochs: int
+    batches_per_epoch: int
+    max_seconds: float | None
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds_before: float = 0.0
+    started: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this run, earlier sessions included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        """0 ... 1, by steps or, with --max-minutes, by time, whichever is further."""
+        by_steps = self.step / (self.epochs * self.batches_per_epoch)
+        by_time = self.seconds / self.max_seconds if self.max_seconds else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def out_of_time(self) -> bool:
+        """Never before the first step: the shortest run still gives a checkpoint."""
+        return self.max_seconds is not None and self.step > 0 and self.seconds >= self.max_seconds
+
+
+@dataclass
+class Plan:
+    """What differs between families: data, names, cadence, and the callbacks of the script.
+
+    batches(epoch, batch) yields batches from that position on, epoch after epoch.
+    validate() returns named values, `monitor` among them (lower is better).
+    preview(epoch, rows) writes pictures and plots; document() gives what a checkpoint must hold
+    beside the learners. `show` names further columns for the progress bar.
+    """
+
+    script: str
+    epochs: int
+    batches_per_epoch: int
+    batches: Callable[[int, int], Generator[Any, None, None]]
+    validate: Callable[[], dict[str, float]]
+    preview: Callable[[int, list[dict[str, Any]]], None]
+    document: Callable[[], dict[str, Any]]
+    monitor: str
+    show: tuple[str, ...]
+    checkpoint_name: str
+    checkpoint_every: int
+    preview_every: int
+    keep_checkpoints: int
+    max_minutes: float | None
+    stopper: Stopper
+    on_validation: Callable[[float], None] = lambda value: None
+
+
+class RunState:
+    """The state of a running `fit`, and how it is saved and restored."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, learners: dict[str, Learner], args: argparse.Namespace):
+        self.plan, self.folder, self.learners, self.args = plan, folder, learners, args
+        limit = plan.max_minutes * 60 if plan.max_minutes else None
+        self.clock = Clock(plan.epochs, plan.batches_per_epoch, limit, started=folder.started)
+        self.rows: list[dict[str, Any]] = []
+        self.sums: dict[str, Tensor] = {}
+        self.best: dict[str, Any] = {"value": math.inf, "epoch": 0}
+        self.stop_reason: str | None = None
+        self._best_weights: dict[str, Any] | None = None
+        self._last_save = time.monotonic()
+
+    def restore(self, document: dict[str, Any]) -> None:
+        progress = document["progress"]
+        for name, learner in self.learners.items():
+            learner.load(document["nets"][name])
+        self.clock.epoch, self.clock.batch, self.clock.step = progress["epoch"], progress["batch"], progress["step"]
+        self.clock.seconds_before = progress["seconds"]
+        self.rows, self.best = list(document["history"]), dict(document["best"])
+        self.sums = dict(document["sums"])
+        self.plan.stopper.load(document["stopper"])
+        self.stop_reason = document["stop_reason"]
+        if self.best["epoch"] and not best_is_intact(self.folder.path / "best_model.pt"):
+            self.best = {"value": math.inf, "epoch": 0}
+        self.folder.write_metrics(self.rows)
+        print(f"Resuming after {self.clock.epoch} epochs and {self.clock.step} steps.")
+
+    def save(self) -> None:
+        """Write best_model.pt if it changed, then last.pt; the last.pt before becomes previous.pt."""
+        base = {"script": self.plan.script, "args": dict(vars(self.args)), **self.plan.document()}
+        if self._best_weights is not None:
+            nets = {
+                name: {"config": self.learners[name].config, "weights": w} for name, w in self._best_weights.items()
+            }
+            checkpoints.save(self.folder.path / "best_model.pt", {**base, "nets": nets, "best": self.best})
+            self._best_weights = None
+        clock = self.clock
+        progress = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step, "seconds": clock.seconds}
+        last, previous = self.folder.path / "last.pt", self.folder.path / "previous.pt"
+        fresh = self.folder.path / "next.pt"
+        checkpoints.save(
+            fresh,
+            {
+                **base,
+                "nets": {name: learner.state() for name, learner in self.learners.items()},
+                "progress": progress,
+                "best": self.best,
+                "sums": self.sums,
+                "history": self.rows,
+                "stopper": self.plan.stopper.state(),
+                "stop_reason": self.stop_reason,
+            },
+        )
+        if last.exists():
+            last.replace(previous)
+        fresh.replace(last)
+        self._last_save = time.monotonic()
+
+    def save_numbered(self) -> None:
+        """A further name for last.pt, and the oldest numbered checkpoints beyond `keep` removed."""
+        target = self.folder.path / self.plan.checkpoint_name.format(epoch=self.clock.epoch)
+        link_or_copy(self.folder.path / "last.pt", target)
+        before, after = map(re.escape, re.split(r"{.*}", self.plan.checkpoint_name))
+        found = ((re.fullmatch(rf"{before}(\d+){after}", path.name), path) for path in self.folder.path.iterdir())
+        numbered = [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+        for old in numbered[: max(0, len(numbered) - self.plan.keep_checkpoints)]:
+            old.unlink()
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Sum the losses of a step on their device; read out once an epoch."""
+        for name, value in losses.items():
+            total, count = self.sums.get(name, torch.zeros(2)).unbind()
+            self.sums[name] = torch.stack([total.to(value.device) + value.detach().float(), count.to(value.device) + 1])
+
+    def end_epoch(self, lr: float) -> float:
+        """Validate, record the epoch, keep the best. Returns the monitored value."""
+        measured = self.plan.validate()
+        means = {name: float(total / count) for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        self.clock.epoch, self.clock.batch = self.clock.epoch + 1, 0
+        row = {"epoch": self.clock.epoch, "step": self.clock.step, "lr": lr, **means, **measured}
+        self.rows.append(row)
+        self.folder.log_scalars(row, self.clock.step)
+        value = measured[self.plan.monitor]
+        if value < self.best["value"]:
+            self.best = {"value": value, **row}
+            self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}
+        self.plan.on_validation(value)
+        self.stop_reason = self.plan.stopper.observe(value)
+        return value
+
+    @property
+    def save_is_due(self) -> bool:
+        return time.monotonic() - self._last_save > SAVE_EVERY_S
