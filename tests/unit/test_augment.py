@@ -70,9 +70,12 @@ def test_half_are_mirrored_and_none_is_upside_down(kind):
 
 @pytest.mark.parametrize("kind", RANDOM)
 def test_a_long_image_is_cropped_around_its_middle(kind):
-    """Of a strip, only what lies within a quarter over the square around the centre may be seen."""
+    """Of a strip, squares come from the middle half of the places where one fits, and not from one place."""
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (40, 200, 3))
+    middles = [Augment(kind, 16, 0, "train")(ramp, 0, index).mean() for index in range(30)]
+    assert max(middles) - min(middles) > 40
     image = np.zeros((40, 200, 3), dtype=np.uint8)
-    image[:, 70:130] = 200
+    image[:, 39:161] = 200
     squares = [Augment(kind, 16, 0, "train")(image, 0, index) for index in range(30)]
     assert min(int(square.min()) for square in squares) > 150
 
