@@ -9,12 +9,12 @@ usage() {
 usage: ./demo.sh [--data-dir FOLDER] [--output-dir FOLDER] [--minutes M]
   --data-dir    your own images: one sub-folder a class, or files XXXX_YYYY.png (default: drawn by 1A)
   --output-dir  where everything is written (default: demo_output, or demo_output_NAME for your own images)
-  --minutes     training time of the VAE and of the diffusion model, each (default: 3.5)
+  --minutes     training time in all, split over the VAE and the diffusion model (default: 8)
 Safe to run again: what is done is kept, what is half done is resumed.
 TEXT
 }
 
-data="" output="" minutes=3.5
+data="" output="" minutes=8
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage; exit 0 ;;
@@ -28,6 +28,10 @@ while [ $# -gt 0 ]; do
         *) echo "error: unknown argument $1" >&2; usage >&2; exit 2 ;;
     esac
 done
+case $minutes in
+    *[!0-9.]* | *.*.* | . | "") echo "error: --minutes takes a number, found '$minutes'" >&2; exit 2 ;;
+esac
+share() { awk -v all="$minutes" -v part="$1" 'BEGIN { printf "%.2f", all * part }'; }
 if [ -n "$data" ]; then
     [ -d "$data" ] || { echo "error: the folder $data does not exist" >&2; exit 2; }
     data=$(cd "$data" && pwd)
@@ -53,10 +57,10 @@ if [ "$(find "$output/training_data/corel" -maxdepth 1 -type d -name 'class_*' |
     classes=(--class-conditional)
 fi
 step "3A: train the autoencoder" 3A-train-vae-corel.py --config "$ROOT/codes/configs/demo-vae.yaml" \
-    --max-minutes "$minutes" --resume auto
+    --max-minutes "$(share 0.45)" --resume auto
 step "3B: train the diffusion model" 3B-train-diffusion-from-scratch-corel.py \
     --config "$ROOT/codes/configs/demo-diffusion.yaml" ${classes[@]+"${classes[@]}"} \
-    --max-minutes "$minutes" --resume auto
+    --max-minutes "$(share 0.55)" --resume auto
 step "3C: generate" 3C-generate-samples-corel.py \
     --vae-checkpoint vae_models/best_model.pt --diffusion-checkpoint diffusion_models/best_model.pt \
     --sampler dpmpp --nrow 8 --seed 1 --output generated_images/

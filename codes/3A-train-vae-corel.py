@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     if not train_index:
         raise UserError("No image is left to train on.\nAdd images or lower --val-split.")
     images = load_images(paths, size_limit=2 * args.image_size, num_workers=args.num_workers)
-    print(f"{len(train_index)} images to train, {len(val_index)} to validate.")
+    print(f"{len(train_index)} images to train, {len(val_index) or 'the same'} to validate.")
     unit = "grid cell" if args.latent == "grid" else "image"
     print(f"KL budget: {args.kl_target:g} nats per {unit}; only what is above it costs.")
 

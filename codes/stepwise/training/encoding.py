@@ -77,7 +77,7 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> Enc
         )
 
     train = encode(train_index, args.augment, args.augment_variants)
-    print(f"{len(train)} images in {args.augment_variants} variants to train, {len(val_index)} to validate.")
+    print(f"{len(train)} images in {args.augment_variants} variants to train, {len(val_index) or 'the same'} to validate.")
     statistics = train.statistics()
     seen = val_index or train_index  # without a held-back part the training images must do
     val_x0 = statistics.standardise(encode(seen, "none", 1).mu[:, 0])

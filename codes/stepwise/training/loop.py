@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stepwise.foundation.devices import peak_memory_mib
-from stepwise.foundation.errors import Interrupted
+from stepwise.foundation.errors import Interrupted, UserError
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import derive
 from stepwise.training.cli import stop_signal
@@ -112,6 +112,11 @@ def _finish(run: RunState, plan: Plan) -> None:
     run.folder.write_metrics(run.rows)
     if run.clock.epoch % plan.preview_every:
         plan.preview(run.clock.epoch, run.rows)
+    if not run.best["epoch"]:
+        raise UserError(
+            f"No validation gave a finite {plan.monitor}, so there is no best_model.pt.\n"
+            "Lower the learning rate (a tenth of it) and start again with --overwrite."
+        )
     minutes = run.clock.seconds / 60
     summary = {"stop_reason": reason, "minutes": round(minutes, 2), "epochs": run.clock.epoch, "best": run.best}
     run.folder.write_summary({**summary, "peak_memory_mib": peak_memory_mib()})
