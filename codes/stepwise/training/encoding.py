@@ -77,7 +77,8 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> Enc
         )
 
     train = encode(train_index, args.augment, args.augment_variants)
-    print(f"{len(train)} images in {args.augment_variants} variants to train, {len(val_index) or 'the same'} to validate.")
+    validated = len(val_index) or "the same"
+    print(f"{len(train)} images in {args.augment_variants} variants to train, {validated} to validate.")
     statistics = train.statistics()
     seen = val_index or train_index  # without a held-back part the training images must do
     val_x0 = statistics.standardise(encode(seen, "none", 1).mu[:, 0])
