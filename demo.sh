@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The whole pipeline on built-in sample images (or on --data-dir FOLDER), about 10 minutes on 2 CPU cores.
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+unset CDPATH
+ROOT=$(cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/environment.sh"
 
 usage() {
@@ -29,16 +30,31 @@ while [ $# -gt 0 ]; do
     esac
 done
 case $minutes in
-    *[!0-9.]* | *.*.* | . | "") echo "error: --minutes takes a number, found '$minutes'" >&2; exit 2 ;;
+    *[!0-9.]* | *.*.* | . | "" | 0 | 0.0) echo "error: --minutes takes a number, found '$minutes'" >&2; exit 2 ;;
 esac
-share() { awk -v all="$minutes" -v part="$1" 'BEGIN { printf "%.2f", all * part }'; }
+share() { LC_ALL=C awk -v all="$minutes" -v part="$1" 'BEGIN { printf "%.4f", all * part }'; }
 if [ -n "$data" ]; then
     [ -d "$data" ] || { echo "error: the folder $data does not exist" >&2; exit 2; }
-    data=$(cd "$data" && pwd)
+    data=$(cd -- "$data" && pwd)
 fi
-default=$ROOT/demo_output${data:+_$(basename "$data")}
-mkdir -p "${output:-$default}"
-output=$(cd "${output:-$default}" && pwd)
+# A folder of its own for each source and duration: a run is only ever continued as it was begun.
+default=$ROOT/demo_output
+if [ -n "$data" ]; then
+    default+="_$(basename "$data")_$(printf %s "$data" | cksum | cut -d " " -f 1)"
+fi
+if [ "$minutes" != 8 ]; then
+    default+="_$minutes-minutes"
+fi
+output=${output:-$default}
+mkdir -p -- "$output"
+output=$(cd -- "$output" && pwd)
+started="$minutes minutes, images: ${data:-drawn by 1A}"
+if [ -f "$output/demo.txt" ] && [ "$(cat "$output/demo.txt")" != "$started" ]; then
+    echo "error: $output was begun with $(cat "$output/demo.txt"), not $started." >&2
+    echo "Repeat that, or give another --output-dir." >&2
+    exit 2
+fi
+printf '%s\n' "$started" >"$output/demo.txt"
 
 choose_python "$ROOT/requirements.txt"
 step() { # step TITLE SCRIPT FLAGS...
@@ -49,7 +65,9 @@ step() { # step TITLE SCRIPT FLAGS...
 
 if [ -z "$data" ]; then
     data=$output/data/corel
-    step "1A: draw the sample images" 1A-make-sample-dataset.py
+    if [ ! -f "$data/classes.txt" ]; then # written last
+        step "1A: draw the sample images" 1A-make-sample-dataset.py
+    fi
 fi
 step "2A: prepare them" 2A-prepare_corel_dataset.py --data-dir "$data"
 classes=()

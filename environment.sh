@@ -1,6 +1,6 @@
 # Sourced by demo.sh and test.sh: sets PYTHON to an interpreter that satisfies a requirements file.
 # The active Python is used as it is where it already satisfies it; otherwise .venv is made. Where the
-# active Python has a working torch (a rented GPU image), .venv builds on its packages.
+# system's Python has a working torch (a rented GPU image), .venv builds on its packages.
 
 fits() { # fits PYTHON REQUIREMENTS: is every line installed in a version that it asks for?
     "$1" - "$2" <<'PY' >/dev/null 2>&1
@@ -8,7 +8,10 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement
 
 assert sys.version_info >= (3, 10)
 
@@ -44,7 +47,7 @@ choose_python() { # choose_python REQUIREMENTS
     fi
     if [ ! -x "$found" ] || ! "$found" -m pip --version >/dev/null 2>&1; then
         local site=()
-        if "$active" -c 'import torch, torchvision' >/dev/null 2>&1; then
+        if "$active" -c 'import sys, torch, torchvision; sys.exit(sys.prefix != sys.base_prefix)' >/dev/null 2>&1; then
             site=(--system-site-packages)
         fi
         echo "Making the virtual environment .venv ..."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import warnings
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.paths import make_folder, resolve
+from stepwise.foundation.paths import resolve, writable_folder
 from stepwise.training.cli import Parser, add_run_flags, fraction, parse, run_script, stop_signal
 
 if TYPE_CHECKING:
@@ -84,13 +83,6 @@ def refuse_overlap(data_dir: Path, output: Path, flag: str) -> None:
     inner, outer = output.resolve(), data_dir.resolve()
     if inner.is_relative_to(outer) or (flag == "--output-dir" and outer.is_relative_to(inner)):
         raise UserError(f"{output} and --data-dir {data_dir} lie in each other.\nChoose another {flag}.")
-
-
-def writable_folder(path: Path) -> Path:
-    """Create `path`. Raises UserError if that, or writing into it, is not possible."""
-    if not os.access(make_folder(path), os.W_OK):
-        raise UserError(f"Cannot write into the folder {path}.\nChange its permissions or choose another one.")
-    return path
 
 
 def refuse_bad(bad: list[tuple[str, str]], num_good: int, data_dir: Path, strict: bool) -> None:

@@ -10,10 +10,13 @@ from stepwise.foundation.paths import resolve
 from stepwise.training import cli
 
 FIXED_FLAGS = (
-    *("data_dir", "batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
+    *("batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
     *("base_channels", "augment", "val_split", "seed", "ema_decay", "kl_weight", "kl_target"),
     *("perceptual_weight", "no_perceptual"),
 )
+
+
+MONITORED = 512  # training images whose latents are summed up for samples/
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -98,9 +101,11 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
+    import numpy as np
+
     from stepwise.data.augment import Augment
     from stepwise.data.batches import AugmentedImages, Order, loader
-    from stepwise.data.folders import load_images, read_labels, split
+    from stepwise.data.folders import content_digests, fingerprint, load_images, read_labels, split_by_content
     from stepwise.foundation import devices, seeds
     from stepwise.foundation.images import fit_square, to_tensor
     from stepwise.foundation.runs import RunFolder
@@ -109,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.models import autoencoder, presets
     from stepwise.training.learner import Learner
     from stepwise.training.loop import Clock, Plan, fit
-    from stepwise.training.resume import find_state
+    from stepwise.training.resume import find_state, require_same_images
     from stepwise.training.schedules import learning_rate, ramp, warm_up
     from stepwise.training.stopping import Stopper
     from stepwise.training.vae import VAEMonitor, to_device
@@ -120,10 +125,11 @@ def main(argv: list[str] | None = None) -> int:
     print(devices.summary(device))
     state = find_state(args, folder, "3A", FIXED_FLAGS)
 
-    train_index, val_index = split(paths, labels, args.val_split, args.seed)
-    if not train_index:
-        raise UserError("No image is left to train on.\nAdd images or lower --val-split.")
-    images = load_images(paths, size_limit=2 * args.image_size, num_workers=args.num_workers)
+    images = load_images(paths, 2 * args.image_size, args.num_workers, cli.stop_signal.check)
+    digests = content_digests(images)
+    sha256 = fingerprint(paths, labels, digests)
+    require_same_images(state, sha256)
+    train_index, val_index = split_by_content(paths, labels, digests, args.val_split, args.seed)
     print(f"{len(train_index)} images to train, {len(val_index) or 'the same'} to validate.")
     unit = "grid cell" if args.latent == "grid" else "image"
     print(f"KL budget: {args.kl_target:g} nats per {unit}; only what is above it costs.")
@@ -144,8 +150,6 @@ def main(argv: list[str] | None = None) -> int:
         perceptual_net.to(device.device)
         remarks.append(line)
         print(line)
-    folder.write_args(args, remarks)
-
     seeds.seed_weights(args.seed)
     learner = Learner(
         autoencoder.build(config),
@@ -158,8 +162,12 @@ def main(argv: list[str] | None = None) -> int:
     augment = Augment(args.augment, args.image_size, args.seed, "vae-augment")
     dataset = AugmentedImages([images[i] for i in train_index], augment)
     order = Order(len(dataset), args.batch_size, args.seed)
-    plain = to_tensor([fit_square(image, args.image_size) for image in images])
-    monitor = VAEMonitor(args, folder, learner, plain[train_index], plain[val_index or train_index], perceptual_net)
+
+    def plain(index: list[int]):
+        return to_tensor(np.stack([fit_square(images[i], args.image_size) for i in index]))
+
+    some = train_index[:: -(-len(train_index) // MONITORED)]
+    monitor = VAEMonitor(args, folder, learner, plain(some), plain(val_index or train_index), perceptual_net)
 
     def step(batch, clock: Clock) -> dict:
         x = to_device(batch, device)
@@ -177,6 +185,7 @@ def main(argv: list[str] | None = None) -> int:
             losses["loss"] = losses["loss"] + args.perceptual_weight * losses["perceptual"]
         return losses if learner.update(losses["loss"]) else {}
 
+    folder.write_args(args, remarks)
     plan = Plan(
         script="3A",
         epochs=args.epochs,
@@ -184,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         batches=lambda epoch, batch: loader(dataset, order, epoch, batch, args.num_workers, device.type == "cuda"),
         validate=monitor.validate,
         preview=monitor.preview,
-        document=lambda: {"image_size": args.image_size, "perceptual": args.perceptual_net, "parents": {}},
+        document=lambda: {"image_size": args.image_size, "perceptual": args.perceptual_net, "images": sha256},
         monitor="val_loss",
         show=("val_psnr", "val_kl"),
         checkpoint_name="checkpoint_{epoch:04d}.pt",

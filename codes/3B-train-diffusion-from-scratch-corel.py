@@ -10,7 +10,7 @@ from stepwise.foundation.paths import resolve
 from stepwise.training import cli
 
 FIXED_FLAGS = (
-    *("image_dir", "batch_size", "grad_accum", "image_size", "augment", "augment_variants", "val_split", "seed"),
+    *("batch_size", "grad_accum", "image_size", "augment", "augment_variants", "val_split", "seed"),
     *("class_conditional", "label_dropout", "prediction", "min_snr_gamma", "timesteps", "schedule"),
     *("lr_scheduler", "no_ema", "ema_decay", "base_channels", "layers", "dropout"),
 )
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.learner import Learner
     from stepwise.training.loop import Clock, Plan, fit
     from stepwise.training.pretrained import load_vae, require_same_vae
-    from stepwise.training.resume import find_state
+    from stepwise.training.resume import find_state, require_same_images
     from stepwise.training.schedules import Plateau, learning_rate, warm_up
     from stepwise.training.stopping import Stopper
 
@@ -124,11 +124,8 @@ def main(argv: list[str] | None = None) -> int:
     state = find_state(args, folder, "3B", FIXED_FLAGS)
     if state is not None:
         require_same_vae(state, vae)
-    folder.write_args(args, [f"VAE weights {vae.sha256}"])
-
     data = encode_folder(resolve(args.base_dir, args.image_dir), args, vae)
-    if state is not None:
-        data.require_same(state["latents"])
+    require_same_images(state, data.sha256)
     num_classes, latent_shape = len(data.classes), tuple(data.val_x0.shape[1:])
     if len(latent_shape) == 3:
         config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes)
@@ -179,11 +176,13 @@ def main(argv: list[str] | None = None) -> int:
                 "label_dropout": args.label_dropout,
             },
             "plateau": plateau.state(),
+            "images": data.sha256,
             "parents": {"vae": {"path": str(vae.path), "sha256": vae.sha256}},
         }
 
     if state is not None:
         plateau.load(state["plateau"])
+    folder.write_args(args, [f"VAE weights {vae.sha256}"])
     plan = Plan(
         script="3B",
         epochs=args.epochs,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.paths import make_folder, resolve
+from stepwise.foundation.paths import make_folder, resolve, writable_folder
 from stepwise.training import cli
 
 FEW = 16
@@ -167,7 +167,7 @@ def grid_path(args: argparse.Namespace) -> Path:
         raise UserError(
             f"--output {args.output}: the grid is a PNG file.\nGive a name that ends in .png, or a folder/."
         )
-    make_folder(output.parent)
+    writable_folder(output.parent)
     return output
 
 

@@ -45,7 +45,7 @@ def test_kl_below_its_budget_costs_nothing():
 @pytest.mark.parametrize("target", [0.0, 2.5, 3.9])
 def test_kl_above_its_budget_costs_the_excess(target):
     parts, gradient = loss_and_gradient(torch.full((5, 8), 1.0), weight=0.3, target=target)
-    scale = 0.3 / (target or 1.0)
+    scale = 0.3 / max(target, 1.0)
     assert parts["loss"] == pytest.approx(parts["l1"] + scale * (4.0 - target), rel=1e-5)
     torch.testing.assert_close(gradient, torch.full((5, 8), scale / 5))
 

@@ -24,15 +24,15 @@ class Augment:
     none: the centre square. light: a square somewhere along the longer side, small shifts and zooms
     (80 to 100 % of the area), mirrored half of the time. balanced: crops
     of 60 to 100 % of the area, mirroring, small rotations and perspective, a touch of brightness
-    and contrast.
+    and contrast. With `plain_first`, epoch 0 is the image as it is.
     """
 
-    def __init__(self, kind: str, size: int, seed: int, stream: str):
-        self.size, self.seed, self.stream = size, seed, stream
+    def __init__(self, kind: str, size: int, seed: int, stream: str, *, plain_first: bool = False):
+        self.size, self.seed, self.stream, self.plain_first = size, seed, stream, plain_first
         self.pipeline = {"none": lambda size: None, "light": _light, "balanced": _balanced}[kind](size)
 
     def __call__(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
-        if self.pipeline is None:
+        if self.pipeline is None or (self.plain_first and epoch == 0):
             return fit_square(image, self.size)
         self.pipeline.set_random_seed(derive(self.seed, self.stream, epoch, index) % 2**32)
         return self.pipeline(image=self._square(image, epoch, index))["image"]

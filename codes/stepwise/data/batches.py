@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -72,10 +73,15 @@ def loader(dataset: Dataset, order: Order, epoch: int, batch: int, num_workers: 
     yield from DataLoader(
         dataset,
         batch_sampler=keys,
-        num_workers=num_workers,
+        num_workers=useful_workers(num_workers),
         pin_memory=pin,
         worker_init_fn=ignore_stop_signals,
     )
+
+
+def useful_workers(wanted: int) -> int:
+    """More workers than cores only wait for each other."""
+    return min(wanted, os.cpu_count() or 1)
 
 
 def ignore_stop_signals(worker: int) -> None:

@@ -10,13 +10,12 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from stepwise.data.folders import CLASS_NUMBER, list_entries, no_images, split
+from stepwise.data.folders import CLASS_NUMBER, in_threads, list_entries, no_images, split
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode_with_form, is_image_name
 
@@ -189,24 +188,6 @@ def _examine(picture: Picture, root: Path) -> Picture | str:
 def pixel_digest(image: Any) -> str:
     """SHA-256 of a PIL image's size and pixels."""
     return hashlib.sha256(f"{image.width} x {image.height} {image.mode} ".encode() + image.tobytes()).hexdigest()
-
-
-def in_threads(
-    task: Callable[[Any], Any], items: Iterable[Any], num_workers: int, check: Callable[[], None], title: str
-) -> Iterator[Any]:
-    """`task` of each item, in order, with a progress bar; 0 workers: in this thread."""
-    from tqdm import tqdm
-
-    items = list(items)
-    executor = ThreadPoolExecutor(num_workers) if num_workers else None
-    try:
-        results = executor.map(task, items) if executor else map(task, items)
-        for result in tqdm(results, total=len(items), desc=title, unit="img", leave=False, disable=None):
-            check()
-            yield result
-    finally:
-        if executor:
-            executor.shutdown(cancel_futures=True)
 
 
 def _named(pictures: list[Picture]) -> list[Picture]:

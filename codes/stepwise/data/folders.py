@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,17 +118,34 @@ def no_images(folder: Path) -> UserError:
     )
 
 
-def load_images(paths: list[Path], size_limit: int | None = None, num_workers: int = 0) -> list[np.ndarray]:
+def load_images(
+    paths: list[Path], size_limit: int | None = None, num_workers: int = 0, check: Callable[[], None] = lambda: None
+) -> list[np.ndarray]:
     """Each file as uint8 [H, W, 3], its shorter side reduced to at most `size_limit`.
 
-    `num_workers` threads decode (Pillow and OpenCV release the interpreter's lock); 0 is one.
-    Raises UserError that names the first file which cannot be decoded.
+    `num_workers` threads decode (Pillow and OpenCV release the interpreter's lock). `check` is called
+    after each image and may raise to stop. Raises UserError that names the first file which cannot
+    be decoded.
     """
+    return list(in_threads(lambda path: _load(path, size_limit), paths, num_workers, check, "loading images"))
+
+
+def in_threads(
+    task: Callable[[Any], Any], items: Iterable[Any], num_workers: int, check: Callable[[], None], title: str
+) -> Iterator[Any]:
+    """`task` of each item, in order, with a progress bar; 0 workers: in this thread."""
     from tqdm import tqdm
 
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        images = pool.map(lambda path: _load(path, size_limit), paths)
-        return list(tqdm(images, "loading images", total=len(paths), unit="img", leave=False))
+    items = list(items)
+    executor = ThreadPoolExecutor(num_workers) if num_workers else None
+    try:
+        results = executor.map(task, items) if executor else map(task, items)
+        for result in tqdm(results, total=len(items), desc=title, unit="img", leave=False, disable=None):
+            check()
+            yield result
+    finally:
+        if executor:
+            executor.shutdown(cancel_futures=True)
 
 
 def _load(path: Path, size_limit: int | None) -> np.ndarray:
@@ -162,3 +182,26 @@ def split(paths: list[Path], labels: list[str], fraction: float, seed: int) -> t
         held = {min(candidates, key=lambda i: (draws[i], paths[i].as_posix()))} if candidates else set()
     train = [index for index in range(len(paths)) if index not in held]
     return train, sorted(held)
+
+
+def content_digests(images: list[np.ndarray]) -> list[str]:
+    """SHA-256 of the pixels of each image, uint8 [H, W, 3]."""
+    return [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest() for image in images]
+
+
+def split_by_content(
+    paths: list[Path], labels: list[str], digests: list[str], fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """`split`, with the copies of an image on one side: what is trained on never validates."""
+    train, held = split(paths, labels, fraction, seed)
+    trained = {digests[i] for i in train}
+    held = [i for i in held if digests[i] not in trained]
+    return sorted(set(range(len(paths))) - set(held)), held
+
+
+def fingerprint(paths: list[Path], labels: list[str], digests: list[str]) -> str:
+    """SHA-256 of all names, classes and pixels: the identity of a set of images, wherever it lies."""
+    lines = sorted(
+        f"{path.name!r} {label!r} {digest}" for path, label, digest in zip(paths, labels, digests, strict=True)
+    )
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "backslashreplace")).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from stepwise.data.augment import Augment
-from stepwise.data.batches import AugmentedImages, ignore_stop_signals
+from stepwise.data.batches import AugmentedImages, ignore_stop_signals, useful_workers
 from stepwise.foundation.seeds import noise_like, numpy_rng
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -47,11 +47,16 @@ class Latents:
 
     def statistics(self) -> LatentStatistics:
         """Over every posterior sample that training can draw: Var[z] = Var[mu] + E[sigma^2]."""
-        others = [d for d in range(self.mu.ndim) if d != 2]
-        mean = self.mu.double().mean(dim=others, keepdim=True)
-        spread = (self.mu.double() - mean).square().mean(dim=others, keepdim=True)
-        spread = spread + self.sigma.double().square().mean(dim=others, keepdim=True)
-        return LatentStatistics(mean[0].float(), spread[0].sqrt().clamp_min(1e-6).float())
+        others = [d for d in range(self.mu.ndim - 1) if d != 1]  # of one image: [V, C, ...]
+
+        def mean_of(images: Iterable[Tensor]) -> Tensor:
+            return sum(image.mean(dim=others, keepdim=True) for image in images) / len(self)
+
+        # image by image on the CPU: in float64, which not every device has, without a copy of the whole
+        mean = mean_of(mu.cpu().double() for mu in self.mu)
+        spread = mean_of((mu.cpu().double() - mean).square() for mu in self.mu)
+        spread = spread + mean_of(sigma.cpu().double().square() for sigma in self.sigma)
+        return LatentStatistics(mean.float(), spread.sqrt().clamp_min(1e-6).float())
 
     def draw(self, index: np.ndarray, seed: int, step: int) -> Tensor:
         """A fresh posterior sample of a random variant of each image: [B] -> [B, ...]."""
@@ -82,7 +87,7 @@ def encode_variants(
         AugmentedImages(images, augment),
         batch_size,
         sampler=keys,
-        num_workers=num_workers,
+        num_workers=useful_workers(num_workers),
         worker_init_fn=ignore_stop_signals,
     )
     mus, sigmas = [], []

@@ -10,7 +10,6 @@ import filecmp
 import io
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from stepwise.data.corel import Picture, in_threads, pixel_digest
 from stepwise.data.folders import CAPTION_START, CAPTIONS
+from stepwise.foundation import paths
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, is_image_name, save_png
 from stepwise.foundation.paths import make_folder, write_atomically
@@ -63,31 +63,21 @@ def _placing(folder: Path, linked_from: Path | None) -> Callable[[Picture], None
         if target.is_dir():
             raise UserError(f"The folder {target} is in the way of an image.\nRemove it and run this again.")
         if linked_from is not None:
-            link_or_copy(linked_from / picture.name, target)
+            take_over(linked_from / picture.name, target)
         elif picture.plain:
-            link_or_copy(picture.path.resolve(), target)
+            take_over(picture.path.resolve(), target)
         elif not _holds(target, picture.digest):
             save_png(target, np.asarray(decode(picture.path)))
 
     return place
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def take_over(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, or a copy of it where links cannot be made."""
     kept = target.is_file() and not target.is_symlink()
     if kept and (target.samefile(source) or filecmp.cmp(source, target, shallow=False)):
         return
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        try:
-            temporary.hardlink_to(source)
-        except OSError:  # another disk, another owner's file, or a file system without links
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    paths.link_or_copy(source, target)
 
 
 def _holds(target: Path, digest: str) -> bool:

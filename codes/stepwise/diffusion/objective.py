@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from stepwise.diffusion.schedule import Schedule
 
-PREDICTIONS = ("eps", "v")
-
 
 def denoising_loss(
     net: nn.Module,

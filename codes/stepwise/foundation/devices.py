@@ -57,7 +57,7 @@ def choose(name: str, mixed_precision: bool = True) -> Device:
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16():
+    if device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has_bf16():
         return torch.bfloat16
     return None
 

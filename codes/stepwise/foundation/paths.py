@@ -27,6 +27,13 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def writable_folder(path: Path) -> Path:
+    """Create `path`. Raises UserError if that, or writing into it, is not possible."""
+    if not os.access(make_folder(path), os.W_OK):
+        raise UserError(f"Cannot write into the folder {path}.\nChange its permissions or choose another one.")
+    return path
+
+
 def write_atomically(path: Path, chunks: list[bytes | memoryview], *, advice: str = "Free some space, then run again."):
     """Replace `path` by the joined `chunks`, synced to the disk, or leave it as it was.
 
@@ -46,6 +53,8 @@ def write_atomically(path: Path, chunks: list[bytes | memoryview], *, advice: st
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"Cannot write {path}: {error.strerror}.\nChange its permissions or choose another path.")
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise UserError(f"The disk is full: {path} needs {needed:,} bytes ({error.strerror}).\n{advice}")

@@ -37,6 +37,7 @@ class RunFolder:
         self._take_lock()
         for torn in path.glob(".*.tmp"):
             torn.unlink()
+        self.to_clear = False
         self._writer: Any = None
         self.started = time.monotonic()
 
@@ -56,6 +57,13 @@ class RunFolder:
     @property
     def has_run(self) -> bool:
         return any((self.path / name).exists() for name in ("best_model.pt", "last.pt", "previous.pt"))
+
+    def set_best_aside(self) -> None:
+        """Rename a best_model.pt whose run is gone, so that a new run does not replace it."""
+        best, aside = self.path / "best_model.pt", self.path / "best_model.before.pt"
+        if best.exists():
+            best.replace(aside)
+            print(f"The best_model.pt found there is kept as {aside}.")
 
     def clear(self) -> None:
         """Remove what an earlier run wrote here, and nothing else."""
@@ -95,10 +103,7 @@ class RunFolder:
         for key, value in row.items():
             if isinstance(value, (int, float)):
                 self._writer.add_scalar(key, value, step)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
+        self._writer.flush()
 
     def close(self) -> None:
         if self._writer is not None:

@@ -20,9 +20,9 @@ REMEDIES = (
 
 
 class LaplacianPyramid(nn.Module):
-    """L1 between Laplacian pyramids, finest level first with weight 1, then 2, 4, ...
+    """Mean absolute difference of Laplacian pyramids: weights 1, 2, 4, ... from the finest level, 1 for what is left.
 
-    x, y: [B, 3, S, S] in [-1, 1] -> scalar. Bojanowski et al. 2018 (GLO), equation 3.
+    x, y: [B, 3, S, S] in [-1, 1] -> scalar. After Bojanowski et al. 2018 (GLO).
     """
 
     def __init__(self, levels: int = 4):
@@ -41,7 +41,7 @@ class LaplacianPyramid(nn.Module):
             fine = F.interpolate(coarse, size=difference.shape[-2:], mode="bilinear", align_corners=False)
             total = total + 2**level * (difference - fine).abs().mean()
             difference = coarse
-        return total
+        return total + difference.abs().mean()
 
     def _blur(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.kernel, groups=3)

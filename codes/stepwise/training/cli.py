@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -203,7 +204,8 @@ class StopSignal:
         if name == "SIGINT" and self.name == "SIGINT":
             raise KeyboardInterrupt
         self.name = name
-        sys.stderr.write(f"\n{name} received: stopping at the next safe point.\n")
+        # not through sys.stderr, which may be in the middle of a write when the signal comes
+        os.write(2, f"\n{name} received: stopping at the next safe point.\n".encode())
 
     def check(self) -> None:
         """Raise Interrupted if a stop signal has come."""
@@ -241,8 +243,9 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True for the ways in which torch says that memory ran out, on any device."""
-    words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    words = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "shared memory")
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "dataloader worker" in text or any(word in text for word in words)
 
 
 def _fail(message: str) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stepwise.data.augment import Augment
 from stepwise.data.classes import class_table
-from stepwise.data.folders import load_images, read_labels, split
+from stepwise.data.folders import content_digests, fingerprint, load_images, read_labels, split_by_content
 from stepwise.data.latents import Latents, LatentStatistics, encode_variants
 from stepwise.foundation.errors import UserError
 from stepwise.training.cli import stop_signal
@@ -26,7 +26,7 @@ class EncodedFolder:
     """Everything 3B needs of the images, on the training device.
 
     val_x0: standardised posterior means, [M, ...]. Labels are positions in `classes`, [N] and [M];
-    without --class-conditional they are None and `classes` is empty.
+    without --class-conditional they are None and `classes` is empty. `sha256` names the set of images.
     """
 
     train: Latents
@@ -35,16 +35,7 @@ class EncodedFolder:
     train_label: Tensor | None
     val_label: Tensor | None
     classes: list[dict[str, Any]]
-
-    def require_same(self, latents: dict[str, Tensor]) -> None:
-        """Raises UserError unless a resumed checkpoint was trained on latents of these statistics."""
-        if not all(
-            torch.allclose(tensor, latents[name], 1e-3, 1e-3) for name, tensor in self.statistics.state().items()
-        ):
-            raise UserError(
-                "The images differ from those that the run to resume was trained on.\n"
-                "Restore them, or start a new run in another --output-dir."
-            )
+    sha256: str
 
 
 def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> EncodedFolder:
@@ -59,11 +50,12 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> Enc
             "--class-conditional needs at least two classes, found one.\n"
             "Leave the flag out, or give the folder of all classes (training_data/corel/corel_all)."
         )
-    train_index, val_index = split(paths, labels, args.val_split, args.seed)
-    images = load_images(paths, size_limit=2 * args.image_size, num_workers=args.num_workers)
+    images = load_images(paths, 2 * args.image_size, args.num_workers, stop_signal.check)
+    digests = content_digests(images)
+    train_index, val_index = split_by_content(paths, labels, digests, args.val_split, args.seed)
 
     def encode(index: list[int], augment: str, variants: int) -> Latents:
-        how = Augment(augment, args.image_size, args.seed, "latent-augment")
+        how = Augment(augment, args.image_size, args.seed, "latent-augment", plain_first=True)
         chosen = [images[i] for i in index]
         return encode_variants(
             vae.encode,
@@ -76,9 +68,10 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> Enc
             check=stop_signal.check,
         )
 
-    train = encode(train_index, args.augment, args.augment_variants)
+    variants = 1 if args.augment == "none" else args.augment_variants
+    train = encode(train_index, args.augment, variants)
     validated = len(val_index) or "the same"
-    print(f"{len(train)} images in {args.augment_variants} variants to train, {validated} to validate.")
+    print(f"{len(train)} images in {variants} variants to train, {validated} to validate.")
     statistics = train.statistics()
     seen = val_index or train_index  # without a held-back part the training images must do
     val_x0 = statistics.standardise(encode(seen, "none", 1).mu[:, 0])
@@ -90,4 +83,5 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> Enc
         train_label=None if label is None else label[train_index],
         val_label=None if label is None else label[seen],
         classes=classes if args.class_conditional else [],
+        sha256=fingerprint(paths, labels, digests),
     )

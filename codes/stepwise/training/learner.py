@@ -131,7 +131,8 @@ class Learner:
         if self.ema_net is not None:
             self.ema_net.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the checkpoint comes from a device without loss scaling
+            self.scaler.load_state_dict(state["scaler"])
         for name, parameter in self.net.named_parameters():
             gradient = state["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device)

@@ -39,6 +39,8 @@ def fit(
     `step(batch, clock)` updates the learners and returns its named losses; a loss that is not
     finite is left out of the means. With `state` (a checkpoint) the run continues from there.
     """
+    if folder.to_clear:
+        folder.clear()
     run = RunState(plan, folder, learners, args)
     if state is not None:
         run.restore(state)
@@ -53,8 +55,11 @@ def fit(
         folder.write_metrics(run.rows)
         print(f"{stop.signal_name}: saved {folder.path / 'last.pt'}. Continue with the same command and --resume auto.")
         return stop.exit_code
-    _finish(run, plan)
-    return 0
+    else:
+        _finish(run, plan)
+        return 0
+    finally:
+        folder.close()
 
 
 def _train(run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
@@ -67,7 +72,9 @@ def _train(run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
 
 def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
     clock = run.clock
-    while clock.epoch < plan.epochs and not run.stop_reason and not (clock.out_of_time and run.rows):
+    while (
+        clock.epoch < plan.epochs and not run.stop_reason and not (clock.out_of_time and run.rows and clock.batch == 0)
+    ):
         for learner in run.learners.values():
             learner.net.train()
         while clock.batch < plan.batches_per_epoch and not clock.out_of_time:
@@ -76,7 +83,7 @@ def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable,
             losses = step(batch, clock)
             run.add(losses)
             clock.batch, clock.step = clock.batch + 1, clock.step + 1
-            bar.update()
+            _advance(bar, clock)
             if run.save_is_due:
                 run.save()
             stop_signal.check()
@@ -88,6 +95,7 @@ def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable,
 
 
 def _after_epoch(run: RunState, plan: Plan) -> None:
+    run.folder.write_metrics(run.rows)
     if run.clock.epoch % plan.checkpoint_every == 0 or run.save_is_due:
         run.save()
     _write_outputs(run, plan)
@@ -99,7 +107,6 @@ def _write_outputs(run: RunState, plan: Plan) -> None:
     if run.clock.epoch % plan.checkpoint_every == 0:
         run.save_numbered()
     if run.clock.epoch % plan.preview_every == 0:
-        run.folder.write_metrics(run.rows)
         plan.preview(run.clock.epoch, run.rows)
 
 
@@ -108,6 +115,7 @@ def _finish(run: RunState, plan: Plan) -> None:
     reason = run.stop_reason or (
         f"all {plan.epochs} epochs done" if all_done else f"{plan.max_minutes:g} minutes used up"
     )
+    run.replace_lost_best()
     run.save()
     run.folder.write_metrics(run.rows)
     if run.clock.epoch % plan.preview_every:
@@ -126,6 +134,13 @@ def _finish(run: RunState, plan: Plan) -> None:
 
 
 def _bar(plan: Plan, clock: Clock) -> tqdm:
+    """Counts steps or, with --max-minutes, seconds: whichever tells when the run will end."""
     interval = 0.5 if sys.stderr.isatty() else 20
-    total = plan.epochs * plan.batches_per_epoch
-    return tqdm(total=total, initial=clock.step, desc="training", unit="step", mininterval=interval)
+    if clock.max_seconds:
+        return tqdm(total=round(clock.max_seconds), desc="training", unit="s", mininterval=interval)
+    return tqdm(total=plan.epochs * plan.batches_per_epoch, desc="training", unit="step", mininterval=interval)
+
+
+def _advance(bar: tqdm, clock: Clock) -> None:
+    now = min(bar.total, int(clock.seconds)) if clock.max_seconds else clock.step
+    bar.update(now - bar.n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,18 @@ class FrozenVAE:
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with self.device.autocast():
+        with self._autocast():
             mu, logvar = self.net.encode(x)
         return mu.float(), logvar.float()
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        with self.device.autocast():
+        with self._autocast():
             return self.net.decode(z).float()
+
+    def _autocast(self) -> AbstractContextManager:
+        """fp16 can overflow in an autoencoder; bf16 has float32's range."""
+        return nullcontext() if self.device.dtype == torch.float16 else self.device.autocast()
 
 
 @dataclass
@@ -50,8 +55,6 @@ class TrainedDenoiser:
     latent_shape: tuple[int, ...]
     classes: list[dict[str, Any]]
     label_dropout: float
-    image_size: int
-    vae: dict[str, str]
 
 
 def load_vae(path: Path, device: Device) -> FrozenVAE:
@@ -76,8 +79,6 @@ def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser
         latent_shape=tuple(document["latent_shape"]),
         classes=document["classes"],
         label_dropout=settings["label_dropout"],
-        image_size=document["image_size"],
-        vae=document["parents"]["vae"],
     )
 
 

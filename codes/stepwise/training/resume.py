@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stepwise.foundation.checkpoints import BadCheckpoint, load, verify
+from stepwise.foundation.checkpoints import BadCheckpoint, load
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
 from stepwise.foundation.runs import RunFolder
@@ -15,8 +15,10 @@ from stepwise.foundation.runs import RunFolder
 def find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed: tuple[str, ...]) -> dict | None:
     """The checkpoint to continue from as --resume says, or None for a fresh start.
 
-    `fixed` names the flags that must be as they were. Raises UserError when the folder holds a
-    run and neither --resume nor --overwrite was given, or when no intact checkpoint is left.
+    Deletes nothing: where an earlier run is to be replaced, `fit` clears the folder once every
+    other mistake has had its chance to show. `fixed` names the flags that must be as they were.
+    Raises UserError when the folder holds a run and neither --resume nor --overwrite was given, or
+    when no intact checkpoint is left.
     """
     if args.resume is None:
         if folder.has_run and not args.overwrite:
@@ -24,22 +26,16 @@ def find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed: 
                 f"{folder.path} already holds a training run.\n"
                 "Continue it with --resume auto, replace it with --overwrite, or choose another --output-dir."
             )
-        folder.clear()
+        folder.to_clear = True
         return None
     if args.resume == "auto":
         document = _newest(folder)
+        if document is None:
+            print(f"--resume auto: no checkpoint in {folder.path} yet, starting from the beginning.")
+            folder.set_best_aside()
+            return None
     else:
-        path = resolve(args.base_dir, args.resume)
-        if folder.has_run and not args.overwrite and path.resolve().parent != folder.path.resolve():
-            raise UserError(
-                f"{folder.path} holds another run than the one to resume.\n"
-                "Choose another --output-dir, or replace that run with --overwrite."
-            )
-        document = _read(path)
-    if document is None:
-        print(f"--resume auto: no checkpoint in {folder.path} yet, starting from the beginning.")
-        folder.clear()
-        return None
+        document = _from_path(resolve(args.base_dir, args.resume), args, folder)
     if document["script"] != script or "progress" not in document:
         raise UserError(
             f"The checkpoint to resume is not a resumable one of {script}.\n"
@@ -49,14 +45,30 @@ def find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed: 
     return document
 
 
-def _read(path: Path) -> dict[str, Any]:
+def require_same_images(state: dict[str, Any] | None, sha256: str) -> None:
+    """Raises UserError when a resumed run was trained on other images or classes than these."""
+    if state is not None and state["images"] != sha256:
+        raise UserError(
+            "The images or their classes differ from those that the run to resume was trained on.\n"
+            "Restore them, or start a new run in another --output-dir."
+        )
+
+
+def _from_path(path: Path, args: argparse.Namespace, folder: RunFolder) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"--resume: {path} does not exist.\nCheck the path, or use --resume auto.")
+    if path.resolve().parent != folder.path.resolve():
+        if folder.has_run and not args.overwrite:
+            raise UserError(
+                f"{folder.path} holds another run than the one to resume.\n"
+                "Choose another --output-dir, or replace that run with --overwrite."
+            )
+        folder.to_clear = True
     return load(path)
 
 
 def _newest(folder: RunFolder) -> dict[str, Any] | None:
-    """The intact checkpoint with the most steps; damaged ones are named and passed over."""
+    """The newest intact checkpoint; damaged ones are named and passed over."""
     numbered = sorted(folder.path.glob("checkpoint_*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
     candidates = [*(folder.path / name for name in ("next.pt", "last.pt", "previous.pt")), *numbered]
     damaged: list[tuple[Path, BadCheckpoint]] = []
@@ -80,16 +92,22 @@ def _newest(folder: RunFolder) -> dict[str, Any] | None:
     return None
 
 
-def best_is_intact(path: Path) -> bool:
-    """Whether best_model.pt can be relied on; a damaged one is reported, to be written anew."""
+def best_fits(path: Path, best: dict[str, Any], epoch: int) -> bool:
+    """Whether best_model.pt is intact and of this run: `best` itself, or later than `epoch`.
+
+    Later, because a kill can come between best_model.pt and last.pt; the repeated epochs then write
+    the same file again. Otherwise the user is told that the next validation writes it anew.
+    """
     try:
-        verify(path)
+        found = load(path)["best"]
+        if found == best or found["epoch"] > epoch:
+            return True
+        print(f"Warning: {path} is not of the checkpoint to resume; the next validation writes it anew.")
     except FileNotFoundError:
-        return False
+        print(f"Warning: {path} is gone; the next validation writes it anew.")
     except BadCheckpoint as error:
-        print(f"Warning: {error.args[0].splitlines()[0]} It will be written anew by the next validation.")
-        return False
-    return True
+        print(f"Warning: {error.args[0].splitlines()[0]} The next validation writes it anew.")
+    return False
 
 
 def _require_same_flags(before: dict[str, Any], args: argparse.Namespace, fixed: tuple[str, ...]) -> None:

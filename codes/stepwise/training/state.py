@@ -17,7 +17,7 @@ from stepwise.foundation import checkpoints
 from stepwise.foundation.paths import link_or_copy
 from stepwise.foundation.runs import RunFolder
 from stepwise.training.learner import Learner
-from stepwise.training.resume import best_is_intact
+from stepwise.training.resume import best_fits
 from stepwise.training.stopping import Stopper
 
 SAVE_EVERY_S = 120.0
@@ -104,9 +104,9 @@ class RunState:
         self.clock.seconds_before = progress["seconds"]
         self.rows, self.best = list(document["history"]), dict(document["best"])
         self.sums = dict(document["sums"])
-        self.plan.stopper.load(document["stopper"])
-        self.stop_reason = document["stop_reason"]
-        if self.best["epoch"] and not best_is_intact(self.folder.path / "best_model.pt"):
+        same_rules = self.plan.stopper.load(document["stopper"])
+        self.stop_reason = document["stop_reason"] if same_rules else None
+        if self.best["epoch"] and not best_fits(self.folder.path / "best_model.pt", self.best, self.clock.epoch):
             self.best = {"value": math.inf, "epoch": 0}
         self.folder.write_metrics(self.rows)
         print(f"Resuming after {self.clock.epoch} epochs and {self.clock.step} steps.")
@@ -168,12 +168,20 @@ class RunState:
         self.rows.append(row)
         self.folder.log_scalars(row, self.clock.step)
         value = measured[self.plan.monitor]
-        if value < self.best["value"]:
-            self.best = {"value": value, **row}
-            self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}
+        self._keep_if_best(value)
         self.plan.on_validation(value)
         self.stop_reason = self.plan.stopper.observe(value)
         return value
+
+    def _keep_if_best(self, value: float) -> None:
+        if value < self.best["value"]:
+            self.best = {"value": value, **self.rows[-1]}
+            self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}
+
+    def replace_lost_best(self) -> None:
+        """At the end of a run whose best_model.pt was lost: the last weights, if they validate."""
+        if not self.best["epoch"] and self.rows:
+            self._keep_if_best(self.plan.validate()[self.plan.monitor])
 
     @property
     def save_is_due(self) -> bool:

@@ -52,8 +52,16 @@ class Stopper:
         progress = min(before) - min(recent) > self.delta
         return within and not progress and 2 * flips >= len(changes) - 1
 
-    def state(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited, "values": list(self.values)}
+    @property
+    def rules(self) -> list[float]:
+        return [self.patience, self.delta, self.window, self.threshold]
 
-    def load(self, state: dict[str, Any]) -> None:
-        self.best, self.waited, self.values = state["best"], state["waited"], list(state["values"])
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "values": list(self.values), "rules": self.rules}
+
+    def load(self, state: dict[str, Any]) -> bool:
+        """Restore what `state` gave; under other rules the waiting begins anew. Returns whether they are the same."""
+        same = state["rules"] == self.rules
+        self.best, self.values = state["best"], list(state["values"])
+        self.waited = state["waited"] if same else 0
+        return same

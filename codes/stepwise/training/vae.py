@@ -29,7 +29,10 @@ def to_device(batch: Tensor, device: Device) -> Tensor:
 
 
 class VAEMonitor:
-    """Validates on `val` and draws pictures; both sets are float [N, 3, S, S] in [-1, 1] on the CPU."""
+    """Validates on `val` and draws pictures; `train` is a spread of the training images.
+
+    Both are float [N, 3, S, S] in [-1, 1] on the CPU.
+    """
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class VAEMonitor:
         their covariance, without ever forming it.
         """
         net = self.learner.best_net
-        mu = torch.cat([net.encode(x)[0] for x in self._batches(self.train[:512])])
+        mu = torch.cat([net.encode(x)[0] for x in self._batches(self.train)])
         centre = mu.mean(dim=0, keepdim=True)
         weights = noise_like((count, len(mu)), self.args.seed, "vae-samples").to(mu.device) / len(mu) ** 0.5
         return centre + torch.einsum("kn,n...->k...", weights, mu - centre)
