@@ -75,10 +75,10 @@ if [ "$(find "$output/training_data/corel" -maxdepth 1 -type d -name 'class_*' |
     classes=(--class-conditional)
 fi
 step "3A: train the autoencoder" 3A-train-vae-corel.py --config "$ROOT/codes/configs/demo-vae.yaml" \
-    --max-minutes "$(share 0.45)" --resume auto
+    --max-minutes "$(share 0.4)" --resume auto
 step "3B: train the diffusion model" 3B-train-diffusion-from-scratch-corel.py \
     --config "$ROOT/codes/configs/demo-diffusion.yaml" ${classes[@]+"${classes[@]}"} \
-    --max-minutes "$(share 0.55)" --resume auto
+    --max-minutes "$(share 0.6)" --resume auto
 step "3C: generate" 3C-generate-samples-corel.py \
     --vae-checkpoint vae_models/best_model.pt --diffusion-checkpoint diffusion_models/best_model.pt \
     --sampler dpmpp --nrow 8 --seed 1 --output generated_images/

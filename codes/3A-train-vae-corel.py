@@ -46,7 +46,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--base-channels", type=cli.positive_int, default=32, help="width of the first level")
     loss = parser.add_argument_group("loss")
     loss.add_argument(
-        "--kl-weight", type=cli.non_negative_float, default=1.0, help="final weight of the KL above its target"
+        "--kl-weight",
+        type=cli.non_negative_float,
+        default=1.0,
+        help="final weight of the KL's overshoot, relative to its target",
     )
     loss.add_argument("--kl-warmup", type=cli.non_negative_int, default=150, help="epochs until that weight is reached")
     loss.add_argument(

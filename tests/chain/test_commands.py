@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 
 import launch
 import numpy as np
@@ -62,6 +63,7 @@ def folder(tmp_path):
     for label in (1, 2):
         for number in range(6):
             Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(data / f"{label:04d}_{number:04d}.png")
+    shutil.copytree(launch.CODES / "configs", tmp_path / "codes" / "configs")
     return tmp_path
 
 
