@@ -59,10 +59,11 @@ def calm(server: Server, images: Path, vae: Path) -> dict[str, Path]:
     return folders
 
 
-def test_kill_storm(server: Server, tmp_path: Path) -> None:
-    good, kills = kill_storm.rounds(3, 0, tmp_path, server)
-    assert good == 3
-    assert kills >= 3
+@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_kill_storm(server: Server, tmp_path: Path, rounds: int) -> None:
+    good, kills = kill_storm.rounds(rounds, 0, tmp_path, server)
+    assert good == rounds
+    assert kills >= rounds
 
 
 @pytest.mark.parametrize(
