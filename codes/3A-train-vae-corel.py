@@ -22,7 +22,7 @@ MONITORED = 512  # training images whose latents are summed up for samples/
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(
         "Train a variational autoencoder on a folder of images.",
-        "python 3A-train-vae-corel.py --data-dir training_data/corel/corel_all --output-dir vae_models --image-size 64",
+        "python codes/3A-train-vae-corel.py --data-dir training_data/corel/corel_all --output-dir vae_models",
     )
     data = parser.add_argument_group("data")
     data.add_argument("--data-dir", required=True, help="folder of training images, as 2A writes them")

@@ -19,7 +19,7 @@ FIXED_FLAGS = (
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(
         "Train a diffusion model from scratch in the latent space of 3A's autoencoder.",
-        "python 3B-train-diffusion-from-scratch-corel.py --vae-checkpoint vae_models/best_model.pt "
+        "python codes/3B-train-diffusion-from-scratch-corel.py --vae-checkpoint vae_models/best_model.pt "
         "--image-dir training_data/corel/corel_all --class-conditional",
     )
     data = parser.add_argument_group("data")

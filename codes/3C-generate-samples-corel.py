@@ -19,7 +19,7 @@ GUIDANCE = 2.0
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(
         "Generate images with a trained diffusion model.",
-        "python 3C-generate-samples-corel.py --diffusion-checkpoint diffusion_models/best_model.pt "
+        "python codes/3C-generate-samples-corel.py --diffusion-checkpoint diffusion_models/best_model.pt "
         "--vae-checkpoint vae_models/best_model.pt --ddim-steps 50 --output generated_images.png",
     )
     files = parser.add_argument_group("files")

@@ -78,6 +78,15 @@ def read_labels(folder: Path) -> tuple[list[Path], list[str]]:
         if unnumbered is not None:
             raise UserError(f"No class number in the name of {unnumbered}.\nName it like 0001_{unnumbered.name}.")
         return images, [number[1] for number in numbers if number]
+    try:
+        nested, _ = _labels_from_subfolders(folder)
+    except UserError:  # no sub-folder holds an image
+        nested = []
+    if nested:
+        raise UserError(
+            f"{folder} has images both beside and inside class folders ({images[0].name}, {nested[0].parent.name}/).\n"
+            "Run 2A first: it names what it leaves out. Or move the loose images into a class folder."
+        )
     return images, [folder.resolve().name] * len(images)
 
 

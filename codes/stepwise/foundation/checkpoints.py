@@ -86,7 +86,7 @@ def load(path: Path) -> dict[str, Any]:
 def verify(path: Path) -> str:
     """Compare the file with the SHA-256 that it carries and return the digest. Raises BadCheckpoint."""
     if path.is_dir():
-        raise BadCheckpoint(f"{path} is a folder, not a checkpoint file.")
+        raise BadCheckpoint(f"{path} is a folder, not a checkpoint file.\nGive the file in it, such as best_model.pt.")
     size = path.stat().st_size
     if size < _COMMENT_SIZE + _END_RECORD.size:
         raise BadCheckpoint(f"{path} is damaged: only {size} bytes long. Resume from or copy an intact one.")

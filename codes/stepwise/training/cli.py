@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"error: {message}\nSee every flag with: python {Path(sys.argv[0]).name} --help\n")
+        sys.stderr.write(f"error: {message}\nSee every flag with: python {sys.argv[0]} --help\n")
         raise SystemExit(2)
 
 
@@ -147,7 +147,7 @@ def _as_flags(parser: Parser, path: Path, name: str, value: Any, action: argpars
         return [f"--{name}"] if value else []
     if isinstance(value, list):
         if action.nargs is None:
-            parser.error(f"--config {path}: '{name}' takes one value, found a list")
+            parser.error(f"--config {path}: '{name}' takes one value, found the list {value}")
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value}"]
 
