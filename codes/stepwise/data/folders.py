@@ -25,7 +25,7 @@ FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
 
 def list_images(folder: Path) -> list[Path]:
     """The image files right in `folder`, sorted by name. Raises UserError if there are none."""
-    images = [entry for entry in list_entries(folder) if is_image_name(entry.name) and entry.is_file()]
+    images = _images_in(folder)
     if not images:
         raise no_images(folder)
     return images
@@ -67,7 +67,7 @@ def read_labels(folder: Path) -> tuple[list[Path], list[str]]:
     of these is one class, named after the folder. Raises UserError if there is no image.
     """
     captions = read_captions(folder)
-    images = [entry for entry in list_entries(folder) if is_image_name(entry.name) and entry.is_file()]
+    images = _images_in(folder)
     if not images:
         return _labels_from_subfolders(folder)
     if captions:
@@ -102,12 +102,16 @@ def _labels_from_subfolders(folder: Path) -> tuple[list[Path], list[str]]:
     labels: list[str] = []
     for entry in list_entries(folder):
         if entry.is_dir() and not entry.name.startswith("."):
-            inside = [path for path in list_entries(entry) if is_image_name(path.name) and path.is_file()]
+            inside = _images_in(entry)
             images += inside
             labels += [entry.name] * len(inside)
     if not images:
         raise no_images(folder)
     return images, labels
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [entry for entry in list_entries(folder) if is_image_name(entry.name) and entry.is_file()]
 
 
 def list_entries(folder: Path) -> list[Path]:
