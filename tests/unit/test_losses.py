@@ -1,4 +1,3 @@
-import hashlib
 import io
 from functools import partial
 
@@ -6,6 +5,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from stepwise.foundation import weight_files
 from stepwise.foundation.errors import UserError
 from stepwise.losses import perceptual
 from stepwise.losses.perceptual import LaplacianPyramid, VGGPerceptual
@@ -109,7 +109,7 @@ def vgg_file(tmp_path_factory):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(perceptual, "_reachable", lambda url: False)
+    monkeypatch.setattr(weight_files, "reachable", lambda url: False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
 
@@ -224,28 +224,13 @@ def test_a_damaged_cache_is_not_used(offline):
     assert kind == "pyramid" and "damaged" in line
 
 
-def test_cached_weights_are_checked_by_the_hash_in_their_name(offline, vgg_file):
-    digest = hashlib.sha256(b"weights").hexdigest()
-    good, bad = vgg_file.with_name(f"vgg16-{digest[:8]}.pth"), vgg_file.with_name("vgg16-00000000.pth")
-    for path in (good, bad):
-        path.write_bytes(b"weights")
-    perceptual._check_name_hash(good)
-    with pytest.raises(UserError, match="damaged"):
-        perceptual._check_name_hash(bad)
-
-
 @pytest.mark.parametrize("error", [OSError("broken pipe"), RuntimeError("invalid hash value")])
 def test_a_failed_download_names_the_remedies(offline, monkeypatch, error):
-    def download(*args, **options):
-        assert options["check_hash"] and options["weights_only"]
+    def download(url, file, hash_prefix):
+        assert (file, hash_prefix) == (str(offline), "397923af")
         raise error
 
-    monkeypatch.setattr(perceptual, "_reachable", lambda url: True)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    monkeypatch.setattr(weight_files, "reachable", lambda url: True)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     fails("vgg16", None, str(error), *REMEDIES)
     assert str(error) in perceptual.build("auto", None)[2]
-
-
-def test_reachable_is_no_for_a_server_that_is_not_there():
-    assert not perceptual._reachable("http://127.0.0.1:9/none", seconds=2.0)
-    assert not perceptual._reachable("not an address", seconds=2.0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepwise.foundation import weight_files
 from stepwise.foundation.errors import UserError
 
 VGG_LAYERS = (3, 8, 15, 22)  # relu1_2, relu2_2, relu3_3, relu4_3 of torchvision's vgg16
@@ -107,19 +106,10 @@ def build(kind: str, weights_file: Path | None) -> tuple[nn.Module, str, str]:
 def _vgg_weights(file: Path | None) -> tuple[dict[str, Tensor], str]:
     from torchvision.models import VGG16_Weights
 
-    url = VGG16_Weights.IMAGENET1K_V1.url
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if file is not None:
         return _read_weights(file), str(file)
-    if cached.exists():
-        _check_name_hash(cached)
-        return _read_weights(cached), "the cache"
-    if not _reachable(url):
-        raise UserError(f"vgg16 weights are neither cached nor reachable for download.\n{REMEDIES}")
-    try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True), url
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"The download of the vgg16 weights failed ({error}).\n{REMEDIES}")
+    found, source = weight_files.find(VGG16_Weights.IMAGENET1K_V1.url, "vgg16", REMEDIES)
+    return _read_weights(found), source
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -137,29 +127,3 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]  # an empty file: EOFError without words
         raise UserError(f"vgg16 weights: {file} cannot be used ({reason}).\n{REMEDIES}")
     return state
-
-
-def _check_name_hash(file: Path) -> None:
-    """torchvision's file names end in the first digits of their SHA-256."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if not digest.startswith(file.stem.rsplit("-", 1)[1]):
-        raise UserError(f"The cached vgg16 weights {file} are damaged.\nDelete that file. {REMEDIES}")
-
-
-def _reachable(url: str, seconds: float = 4.0) -> bool:
-    """Whether the server answers within `seconds`; a name lookup that hangs counts as no."""
-    from urllib.request import Request, urlopen
-
-    answers: list[bool] = []
-
-    def ask() -> None:
-        try:
-            with urlopen(Request(url, method="HEAD"), timeout=seconds):
-                answers.append(True)
-        except (OSError, ValueError):
-            return
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(answers)
