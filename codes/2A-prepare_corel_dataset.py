@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve, writable_folder
-from stepwise.training.cli import Parser, add_run_flags, fraction, parse, run_script, stop_signal
+from stepwise.training.cli import Parser, add_run_flags, fraction, next_command, parse, run_script, stop_signal
 
 if TYPE_CHECKING:
     from stepwise.data.corel import Picture
@@ -63,18 +61,20 @@ def main(argv: list[str] | None = None) -> int:
     write_table(output / "duplicates.csv", ("file", "same_as"), twins)
     note = write_neutral_classes(found) if found.needs_classes_file else ""
     held = hold_out(pictures, args.holdout, args.seed)
-    write_folders(output, pictures, held, found.class_names, args.num_workers, stop_signal.check)
+    replaced = write_folders(output, pictures, held, found.class_names, args.num_workers, stop_signal.check)
 
     print_summary(pictures, held, found.class_names)
     print_findings(output, bad, twins)
     if not args.no_visualize:
         shown = [picture for picture in pictures if picture.name not in held]
         print(f"Samples:     {draw_samples(writable_folder(figs_dir) / FIGURE, output, shown, found.class_names)}")
+    if replaced:
+        print(f"Replaced:    {replaced} images of an earlier preparation were removed")
     print(f"Prepared in: {output}")
     if note:
         print(f"\n{note}")
-    script = Path(sys.argv[0]).parent / "3A-train-vae-corel.py"
-    print("\nNext:", shlex.join(["python", str(script), "--data-dir", str(output / "corel_all")]))
+    all_images = str(Path(args.output_dir) / "corel" / "corel_all")
+    print("\nNext:", next_command("3A-train-vae-corel.py", args, "--data-dir", all_images))
     return 0
 
 

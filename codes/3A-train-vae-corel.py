@@ -122,8 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.stopping import Stopper
     from stepwise.training.vae import VAEMonitor, to_device
 
-    folder = RunFolder(resolve(args.base_dir, args.output_dir))
     paths, labels = read_labels(resolve(args.base_dir, args.data_dir))
+    folder = RunFolder(resolve(args.base_dir, args.output_dir))
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
     print(devices.summary(device))
     state = find_state(args, folder, "3A", FIXED_FLAGS)
@@ -205,6 +205,12 @@ def main(argv: list[str] | None = None) -> int:
         keep_checkpoints=args.keep_checkpoints,
         max_minutes=args.max_minutes,
         stopper=Stopper(),
+        next_command=cli.next_command(
+            "3B-train-diffusion-from-scratch-corel.py",
+            args,
+            *("--vae-checkpoint", f"{args.output_dir}/best_model.pt", "--image-dir", args.data_dir),
+            *(("--class-conditional",) if len(set(labels)) > 1 else ()),
+        ),
     )
     return fit(plan, step, {"vae": learner}, folder, args, state)
 

@@ -24,17 +24,16 @@ def fails(call, *words):
     assert len(str(caught.value).splitlines()) <= 3
 
 
-def test_list_images_sorts_and_ignores_others(tmp_path):
+def test_images_are_sorted_and_others_ignored(tmp_path):
     put(tmp_path, "b.PNG", "a.jpeg", ".hidden.png")
     (tmp_path / "c.txt").touch()
     (tmp_path / "d.png").mkdir()
-    assert [path.name for path in folders.list_images(tmp_path)] == ["a.jpeg", "b.PNG"]
+    assert [path.name for path in folders.read_labels(tmp_path)[0]] == ["a.jpeg", "b.PNG"]
 
 
 def test_no_images_says_what_to_check(tmp_path):
-    fails(lambda: folders.list_images(tmp_path), "No images found in", "--data-dir", "2A")
-    fails(lambda: folders.list_images(tmp_path / "no"), "does not exist", "--data-dir")
-    fails(lambda: folders.read_labels(tmp_path), "No images found in")
+    fails(lambda: folders.read_labels(tmp_path), "No images found in", "--base-dir", "2A")
+    fails(lambda: folders.read_labels(tmp_path / "no"), "does not exist", "--base-dir")
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/a.png", "a\0.png", "sub/a.png", "sub\\a.png", "C:a.png", "..", ""])
@@ -74,7 +73,7 @@ def test_labels_from_numbers_subfolders_or_the_folder(tmp_path):
 def test_load_images_limits_the_shorter_side(tmp_path):
     Image.new("RGB", (120, 80), "teal").save(tmp_path / "large.png")
     Image.new("RGB", (12, 8), "teal").save(tmp_path / "small.png")
-    paths = folders.list_images(tmp_path)
+    paths = [tmp_path / "large.png", tmp_path / "small.png"]
     assert [image.shape for image in folders.load_images(paths, 32)] == [(32, 48, 3), (8, 12, 3)]
     assert [image.shape for image in folders.load_images(paths, None)] == [(80, 120, 3), (8, 12, 3)]
     assert all(image.dtype == np.uint8 and image.flags.writeable for image in folders.load_images(paths, 32))

@@ -69,6 +69,14 @@ def survey(folder: Path) -> Survey:
         found.bad += [(_relative(path, folder), "not in a class folder") for path in loose]
     else:
         raise no_images(folder)
+    for entry in inside:
+        found.bad += [
+            (_relative(path, folder), "deeper than one sub-folder")
+            for deeper in list_entries(entry)
+            if deeper.is_dir() and not deeper.is_symlink()
+            for path in sorted(deeper.rglob("*"))
+            if is_image_name(path.name) and path.is_file()
+        ]
     for path in [*entries, *(path for entry in inside for path in list_entries(entry))]:
         if path.suffix.lower() in UNREAD_SUFFIXES and not path.name.startswith("."):
             found.bad.append((_relative(path, folder), f"{path.suffix} files are not read"))

@@ -21,14 +21,7 @@ CAPTIONS = "captions.json"
 CAPTION_START = "a photo of a "
 CLASS_NUMBER = re.compile(r"([0-9]{4})_.+", re.DOTALL)
 FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files right in `folder`, sorted by name. Raises UserError if there are none."""
-    images = _images_in(folder)
-    if not images:
-        raise no_images(folder)
-    return images
+REMEDY = "Check the path and --base-dir. 1A draws sample images, 2A prepares your own."
 
 
 def read_captions(folder: Path) -> dict[str, str]:
@@ -119,16 +112,14 @@ def list_entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir(), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"The folder {folder} does not exist.\nCheck --data-dir, or run 2A first to prepare images.")
+        raise UserError(f"The folder {folder} does not exist.\n{REMEDY}")
     except OSError as error:
-        raise UserError(f"Cannot read the folder {folder}: {error.strerror}.\nCheck --data-dir and its permissions.")
+        raise UserError(f"Cannot read the folder {folder}: {error.strerror}.\nCheck the path and its permissions.")
 
 
 def no_images(folder: Path) -> UserError:
     """The error for a `folder` without any image."""
-    return UserError(
-        f"No images found in {folder} (wanted: {FORMATS}).\nCheck --data-dir, or run 2A first to prepare images."
-    )
+    return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{REMEDY}")
 
 
 def load_images(

@@ -34,17 +34,20 @@ def write_folders(
     class_names: dict[int, str],
     num_workers: int = 0,
     check: Callable[[], None] = lambda: None,
-) -> None:
+) -> int:
     """Make `root` hold corel_all, one class_XXXX a class, and corel_heldout if any name is in `held`.
 
-    Images and captions that are no longer wanted are removed from these folders, and nothing else.
+    Images and captions that are no longer wanted are removed from these folders, and nothing else;
+    returns how many images went that are in no folder now.
     """
     wanted: dict[str, list[Picture]] = {ALL: []}
     for picture in pictures:
         folders = (HELD_OUT,) if picture.name in held else (ALL, f"class_{picture.number:04d}")
         for folder in folders:
             wanted.setdefault(folder, []).append(picture)
-    _remove_unwanted(root, {folder: {picture.name for picture in members} for folder, members in wanted.items()})
+    removed = _remove_unwanted(
+        root, {folder: {picture.name for picture in members} for folder, members in wanted.items()}
+    )
     for folder in wanted:
         make_folder(root / folder)
     # corel_all and corel_heldout take every picture once; the class folders then link to corel_all.
@@ -55,6 +58,7 @@ def write_folders(
         captions = {picture.name: CAPTION_START + class_names[picture.number] for picture in wanted[folder]}
         text = json.dumps(dict(sorted(captions.items())), indent=2)
         write_if_changed(root / folder / CAPTIONS, text.encode() + b"\n")
+    return len(removed - {picture.name for picture in pictures})
 
 
 def _placing(folder: Path, linked_from: Path | None) -> Callable[[Picture], None]:
@@ -87,8 +91,12 @@ def _holds(target: Path, digest: str) -> bool:
         return False
 
 
-def _remove_unwanted(root: Path, wanted: dict[str, set[str]]) -> None:
-    """Remove images, captions and torn temporary files that do not belong, and folders left empty by that."""
+def _remove_unwanted(root: Path, wanted: dict[str, set[str]]) -> set[str]:
+    """Remove images, captions and torn temporary files that do not belong, and folders left empty by that.
+
+    Returns the names of the images.
+    """
+    removed = set()
     for folder in sorted(root.iterdir()):
         ours = folder.name in (ALL, HELD_OUT) or _CLASS_FOLDER.fullmatch(folder.name)
         if not ours or folder.is_symlink() or not folder.is_dir():
@@ -99,8 +107,10 @@ def _remove_unwanted(root: Path, wanted: dict[str, set[str]]) -> None:
             written_here = torn or is_image_name(path.name) or path.name == CAPTIONS
             if written_here and path.name not in keep and not path.is_dir():
                 path.unlink()
+                removed |= {path.name} if is_image_name(path.name) else set()
         if folder.name not in wanted and not any(folder.iterdir()):
             folder.rmdir()
+    return removed
 
 
 def write_table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -23,13 +23,12 @@ def denoising_loss(
 ) -> Tensor:
     """Weighted squared error of each item: x0, eps: [B, ...], t: [B] -> [B].
 
-    The target is eps (Ho et al. 2020, equation 14) or v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans and
-    Ho 2022, appendix D). The weight min(SNR, gamma), in units of the x0 error, is that of Hang
-    et al. 2023, section 3.4; gamma 0 leaves the target's own weight.
+    The target is eps (Ho et al. 2020, equation 14) or v (Salimans and Ho 2022, appendix D). The
+    weight min(SNR, gamma), in units of the x0 error, is that of Hang et al. 2023, section 3.4;
+    gamma 0 leaves the target's own weight.
     """
-    signal, sigma = schedule.coefficients(t, x0)
-    output = net(signal * x0 + sigma * eps, t, label).float()
-    target = eps if prediction == "eps" else signal * eps - sigma * x0
+    output = net(schedule.noise(x0, eps, t), t, label).float()
+    target = eps if prediction == "eps" else schedule.velocity(x0, eps, t)
     error = (output - target).square().flatten(1).mean(dim=1)
     if min_snr_gamma:
         snr = schedule.snr(t)

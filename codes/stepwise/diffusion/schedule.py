@@ -32,6 +32,11 @@ class Schedule:
         signal, sigma = self.coefficients(t, x0)
         return signal * x0 + sigma * eps
 
+    def velocity(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans and Ho 2022, appendix D)."""
+        signal, sigma = self.coefficients(t, x0)
+        return signal * eps - sigma * x0
+
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar[t]) and sqrt(1 - alpha_bar[t]) in float32, shaped to multiply `like`."""
         kept = self.alpha_bar.to(t.device, torch.float64 if t.device.type != "mps" else torch.float32)[t]

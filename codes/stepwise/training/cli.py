@@ -9,6 +9,7 @@ import argparse
 import difflib
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -180,6 +181,17 @@ def _number(text: str, kind: type, allowed: Callable[[Any], bool], words: str) -
     if value is None or not allowed(value):
         raise argparse.ArgumentTypeError(f"takes {words}, found '{text}'")
     return value
+
+
+def next_command(script: str, args: argparse.Namespace, *flags: str) -> str:
+    """The command line of the step that follows, as the user would type it from where this one was started."""
+    base_dir = () if args.base_dir == "." else ("--base-dir", args.base_dir)
+    return shlex.join(["python", str(Path(sys.argv[0]).parent / script), *flags, *base_dir])
+
+
+def bar_interval() -> float:
+    """Seconds between updates of a progress bar: few lines in a log file, a lively one on a terminal."""
+    return 0.5 if sys.stderr.isatty() else 20.0
 
 
 class StopSignal:

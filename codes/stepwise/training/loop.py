@@ -8,7 +8,6 @@ in the same bits as one that was not (on a CPU with the same number of threads).
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -21,7 +20,7 @@ from stepwise.foundation.devices import peak_memory_mib
 from stepwise.foundation.errors import Interrupted, UserError
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import derive
-from stepwise.training.cli import stop_signal
+from stepwise.training.cli import bar_interval, stop_signal
 from stepwise.training.learner import Learner
 from stepwise.training.state import Clock, Plan, RunState
 
@@ -127,15 +126,18 @@ def _finish(run: RunState, plan: Plan) -> None:
         )
     minutes = run.clock.seconds / 60
     summary = {"stop_reason": reason, "minutes": round(minutes, 2), "epochs": run.clock.epoch, "best": run.best}
-    run.folder.write_summary({**summary, "peak_memory_mib": peak_memory_mib()})
+    parameters = sum(p.numel() for learner in run.learners.values() for p in learner.net.parameters())
+    run.folder.write_summary({**summary, "peak_memory_mib": peak_memory_mib(), "parameters": parameters})
     print(f"Stopped: {reason}. {run.clock.epoch} epochs, {minutes:.1f} minutes, peak memory {peak_memory_mib()} MiB.")
     best = run.folder.path / "best_model.pt"
     print(f"Best: {plan.monitor} {run.best['value']:.4f} in epoch {run.best['epoch']}: {best}")
+    if plan.next_command:
+        print(f"\nNext: {plan.next_command}")
 
 
 def _bar(plan: Plan, clock: Clock) -> tqdm:
     """Counts steps or, with --max-minutes, seconds: whichever tells when the run will end."""
-    interval = 0.5 if sys.stderr.isatty() else 20
+    interval = bar_interval()
     if clock.max_seconds:
         return tqdm(total=round(clock.max_seconds), desc="training", unit="s", mininterval=interval)
     return tqdm(total=plan.epochs * plan.batches_per_epoch, desc="training", unit="step", mininterval=interval)

@@ -61,7 +61,8 @@ class Plan:
     batches(epoch, batch) yields batches from that position on, epoch after epoch.
     validate() returns named values, `monitor` among them (lower is better).
     preview(epoch, rows) writes pictures and plots; document() gives what a checkpoint must hold
-    beside the learners. `show` names further columns for the progress bar.
+    beside the learners. `show` names further columns for the progress bar; `next_command` is
+    what a user types after this.
     """
 
     script: str
@@ -80,6 +81,7 @@ class Plan:
     max_minutes: float | None
     stopper: Stopper
     on_validation: Callable[[float], None] = lambda value: None
+    next_command: str = ""
 
 
 class RunState:
