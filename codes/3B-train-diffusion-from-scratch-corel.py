@@ -169,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
             "latent_shape": list(latent_shape),
             "latents": data.statistics.state(),
             "classes": data.classes,
+            "image_classes": data.image_classes,
             "diffusion": {
                 "schedule": args.schedule,
                 "timesteps": args.timesteps,
@@ -205,6 +206,12 @@ def main(argv: list[str] | None = None) -> int:
             args.oscillation_threshold,
         ),
         on_validation=plateau.observe if args.lr_scheduler == "plateau" else lambda value: None,
+        next_command=cli.next_command(
+            "3C-generate-samples-corel.py",
+            args,
+            *("--diffusion-checkpoint", f"{args.output_dir}/best_model.pt", "--vae-checkpoint", args.vae_checkpoint),
+            *("--sampler", "dpmpp", "--nrow", "8"),
+        ),
     )
     return fit(plan, step, {"denoiser": learner}, folder, args, state)
 

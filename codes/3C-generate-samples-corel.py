@@ -115,10 +115,16 @@ def main(argv: list[str] | None = None) -> int:
         picture = grid(images, args.nrow)
     save_png(output, picture, metadata)
     print(f"{count} images: {output}")
+    folder = output.with_name(output.stem + "_individual")
     if args.individual == "always" or (args.individual == "auto" and count <= FEW):
-        folder = make_folder(output.with_name(output.stem + "_individual"))
-        save_individually(folder, images, labels, model.classes, metadata)
+        make_folder(folder)
+        names = [model.classes[label]["name"] for label in labels] if labels else None
+        if not labels and len(model.image_classes) == 1:  # a model of one class
+            names = model.image_classes * count
+        save_individually(folder, images, names, metadata)
         print(f"One by one: {folder}")
+    elif folder.exists():
+        print(f"Note: {folder} holds the images of an earlier run, not these.")
     return 0
 
 
@@ -181,15 +187,23 @@ def class_rows(images, labels: list[int], classes: list[dict], nrow: int) -> lis
     return rows
 
 
-def save_individually(folder: Path, images, labels: list[int] | None, classes: list[dict], metadata: dict) -> None:
-    """image_0001.png ... in `folder`; images of an earlier run are removed first."""
-    from stepwise.foundation.images import save_png
+def save_individually(folder: Path, images, names: list[str] | None, metadata: dict) -> None:
+    """image_0001.png ... in `folder` and, where the classes are known, captions.json as 2A writes it.
 
-    for old in folder.glob("image_*.png"):
+    What an earlier run left there is removed first.
+    """
+    from stepwise.data.folders import CAPTION_START, CAPTIONS
+    from stepwise.foundation.images import save_png
+    from stepwise.foundation.paths import write_atomically
+
+    for old in [*folder.glob("image_*.png"), *folder.glob(CAPTIONS)]:
         old.unlink()
     for number, image in enumerate(images):
-        label = {"class": classes[labels[number]]["name"]} if labels else {}
+        label = {"class": names[number]} if names else {}
         save_png(folder / f"image_{number + 1:04d}.png", image, {**metadata, **label})
+    if names:
+        captions = {f"image_{number + 1:04d}.png": CAPTION_START + name for number, name in enumerate(names)}
+        write_atomically(folder / CAPTIONS, [(json.dumps(captions, indent=2) + "\n").encode()])
 
 
 if __name__ == "__main__":

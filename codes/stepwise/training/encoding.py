@@ -26,7 +26,8 @@ class EncodedFolder:
     """Everything 3B needs of the images, on the training device.
 
     val_x0: standardised posterior means, [M, ...]. Labels are positions in `classes`, [N] and [M];
-    without --class-conditional they are None and `classes` is empty. `sha256` names the set of images.
+    without --class-conditional they are None and `classes` is empty. `image_classes`: the names of all
+    classes in the folder. `sha256` names the set of images.
     """
 
     train: Latents
@@ -35,6 +36,7 @@ class EncodedFolder:
     train_label: Tensor | None
     val_label: Tensor | None
     classes: list[dict[str, Any]]
+    image_classes: list[str]
     sha256: str
 
 
@@ -83,5 +85,6 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> Enc
         train_label=None if label is None else label[train_index],
         val_label=None if label is None else label[seen],
         classes=classes if args.class_conditional else [],
+        image_classes=[entry["name"] for entry in classes],
         sha256=fingerprint(paths, labels, digests),
     )

@@ -46,7 +46,11 @@ class FrozenVAE:
 
 @dataclass
 class TrainedDenoiser:
-    """3B's network with its EMA weights, and all that sampling must know."""
+    """3B's network with its EMA weights, and all that sampling must know.
+
+    `classes`: what it can be told to draw, empty if it is unconditional. `image_classes`: the names of
+    the classes that it was trained on.
+    """
 
     net: nn.Module
     schedule: schedule.Schedule
@@ -54,6 +58,7 @@ class TrainedDenoiser:
     statistics: LatentStatistics
     latent_shape: tuple[int, ...]
     classes: list[dict[str, Any]]
+    image_classes: list[str]
     label_dropout: float
 
 
@@ -66,8 +71,7 @@ def load_vae(path: Path, device: Device) -> FrozenVAE:
 
 def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser:
     """Raises UserError when the file is missing, not of 3B, or was trained on another VAE."""
-    advice = "Train the diffusion model first with 3B-train-diffusion-from-scratch-corel.py"
-    document = _load(path, "3B", "Diffusion checkpoint", "--diffusion-checkpoint", advice)
+    document = _load_denoiser_document(path)
     require_same_vae(document, vae)
     net, _ = _sampling_net(document["nets"]["denoiser"], denoiser.build, device, path)
     settings = document["diffusion"]
@@ -78,8 +82,14 @@ def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser
         statistics=LatentStatistics(**document["latents"]),
         latent_shape=tuple(document["latent_shape"]),
         classes=document["classes"],
+        image_classes=document.get("image_classes", []),
         label_dropout=settings["label_dropout"],
     )
+
+
+def parent_vae(path: Path) -> Path:
+    """The VAE checkpoint that the diffusion checkpoint at `path` says it was trained on."""
+    return Path(_load_denoiser_document(path)["parents"]["vae"]["path"])
 
 
 def require_same_vae(document: dict[str, Any], vae: FrozenVAE) -> None:
@@ -91,6 +101,11 @@ def require_same_vae(document: dict[str, Any], vae: FrozenVAE) -> None:
             f"weights {parent['sha256'][:12]}, found {vae.sha256[:12]}).\n"
             "Give that VAE with --vae-checkpoint, or train the diffusion model anew on this one."
         )
+
+
+def _load_denoiser_document(path: Path) -> dict[str, Any]:
+    advice = "Train the diffusion model first with 3B-train-diffusion-from-scratch-corel.py"
+    return _load(path, "3B", "Diffusion checkpoint", "--diffusion-checkpoint", advice)
 
 
 def _load(path: Path, script: str, what: str, flag: str, advice: str) -> dict[str, Any]:
