@@ -1,9 +1,13 @@
-"""How near a reconstruction is to its image: PSNR and SSIM."""
+"""How near a reconstruction is to its image: PSNR, SSIM and LPIPS."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from stepwise.foundation import weight_files
+
+LPIPS_REMEDIES = "Put torchvision's vgg16 weights into torch's cache to have LPIPS in the report."
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -18,5 +22,20 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
     values = structural_similarity_index_measure(
         x_hat.clamp(-1, 1).float(), x.float(), data_range=2.0, reduction="none"
+    )
+    return values.reshape(-1)
+
+
+def lpips(x_hat: Tensor, x: Tensor) -> Tensor:
+    """LPIPS with VGG16 (Zhang et al. 2018). x, x_hat: [B, 3, S, S] in [-1, 1] -> [B].
+
+    Raises UserError where the VGG16 weights are neither cached nor to be had.
+    """
+    from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity
+    from torchvision.models import VGG16_Weights
+
+    weight_files.find(VGG16_Weights.IMAGENET1K_V1.url, "vgg16", LPIPS_REMEDIES)
+    values = learned_perceptual_image_patch_similarity(
+        x_hat.clamp(-1, 1).float(), x.float(), net_type="vgg", reduction="none"
     )
     return values.reshape(-1)

@@ -1,0 +1,176 @@
+"""3D: say how good generated images are. Reads real and generated folders; writes report.html and its figures."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from datetime import date
+from pathlib import Path
+
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import make_folder, resolve, writable_folder
+from stepwise.training import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(
+        "Compare sets of generated images with real ones and write an honest report.",
+        "python codes/3D-evaluate-samples-corel.py --train-dir training_data/corel/corel_all "
+        "--heldout-dir training_data/corel/corel_heldout --generated conditional=diffusion_models/best_model.pt",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--train-dir", required=True, help="the real images that the models were trained on")
+    files.add_argument("--heldout-dir", required=True, help="real images that no model has seen (2A --holdout)")
+    files.add_argument(
+        "--generated",
+        nargs="+",
+        required=True,
+        metavar="NAME=PATH",
+        help="what to judge: folders of 3C, or checkpoints of 3B to draw from",
+    )
+    files.add_argument(
+        "--vae-checkpoint", help="3A's checkpoint: reconstruction, latent-space copies (default: a checkpoint's own)"
+    )
+    files.add_argument("--output-dir", default="evaluation", help="where the report is written")
+    files.add_argument("--title", default="How good are the generated images?", help="headline of the report")
+    measure = parser.add_argument_group("measures")
+    measure.add_argument(
+        "--image-size", type=cli.positive_int, help="side at which images are compared (default: the smallest set's)"
+    )
+    measure.add_argument(
+        "--features", choices=["auto", "inception", "cas"], default="auto", help="auto: inception if it can be had"
+    )
+    measure.add_argument("--inception-weights", metavar="FILE", help="torch-fidelity's Inception weights, downloaded")
+    measure.add_argument("--cas-steps", type=cli.positive_int, default=500, help="training steps of the small CNN")
+    measure.add_argument(
+        "--cas-seeds", type=cli.positive_int, default=3, help="trainings of the small CNN for a figure"
+    )
+    draw = parser.add_argument_group("drawing from checkpoints")
+    draw.add_argument("--num-images", type=cli.positive_int, default=300, help="images to draw from a checkpoint")
+    draw.add_argument("--guidance", type=cli.non_negative_float, help="as in 3C (default: 2 with classes)")
+    draw.add_argument("--steps", type=cli.positive_int, default=25, help="steps of DPM-Solver++")
+    cli.add_run_flags(parser, workers=False)
+    args = cli.parse(parser, argv)
+    if args.inception_weights and args.features == "cas":
+        parser.error("--inception-weights and --features cas exclude each other")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    from tqdm import tqdm
+
+    from stepwise.data.classes import class_table
+    from stepwise.data.folders import read_labels
+    from stepwise.data.image_sets import load_set, positions
+    from stepwise.foundation import devices
+    from stepwise.training import candidates as sources
+    from stepwise.training.pretrained import load_vae, parent_vae
+    from stepwise.training.quality import Judge, Settings, reconstruction, require_enough
+    from stepwise.training.quality_report import Findings, write_all
+
+    device = devices.choose(args.device)
+    print(devices.summary(device))
+    output = writable_folder(resolve(args.base_dir, args.output_dir))
+    given = named_paths(args)
+    train_paths, train_names = read_labels(resolve(args.base_dir, args.train_dir))
+    heldout_paths, heldout_names = read_labels(resolve(args.base_dir, args.heldout_dir))
+    classes, train_label = class_table(train_paths, train_names)
+
+    vae_path = resolve(args.base_dir, args.vae_checkpoint) if args.vae_checkpoint else None
+    folders = {}
+    for name, path in given.items():
+        folders[name] = path
+        if path.is_file():
+            vae_of_this = vae_path or parent_vae(path)
+            folders[name] = make_folder(output / "generated" / name)
+            with tqdm(total=args.num_images, desc=f"drawing {name}", unit="img", mininterval=cli.bar_interval()) as bar:
+                options = (args.num_images, args.seed, args.guidance, args.steps)
+                sources.draw(path, load_vae(vae_of_this, device), folders[name], *options, bar.update)
+            vae_path = vae_path or vae_of_this
+    size = args.image_size or min(sources.nearest_size(folder) for folder in folders.values())
+    train = load_set("the training images", train_paths, train_label, size)
+    held_out = load_set("the held-out images", heldout_paths, positions(heldout_names, classes), size)
+    held_out, notes = require_enough(train, held_out, classes)
+    sets = [sources.read_folder(name, folder, classes, size) for name, folder in folders.items()]
+    notes += sources.remarks(sets, (train, held_out), size)
+    vae = load_vae(vae_path, device) if vae_path else None
+    if vae is None:
+        notes.append("Without --vae-checkpoint there is no reconstruction and no search for copies in latent space.")
+
+    total = args.cas_seeds * args.cas_steps * (1 + 2 * len(sets))
+    with tqdm(total=total, desc="measuring", unit="step", mininterval=cli.bar_interval()) as bar:
+
+        def on_step() -> None:
+            bar.update()
+            cli.stop_signal.check()
+
+        settings = Settings(
+            num_classes=len(classes),
+            seed=args.seed,
+            device=device,
+            cas_steps=args.cas_steps,
+            cas_seeds=args.cas_seeds,
+            features=args.features,
+            inception_weights=resolve(args.base_dir, args.inception_weights) if args.inception_weights else None,
+            vae=vae,
+            on_step=on_step,
+            check=cli.stop_signal.check,
+        )
+        judge = Judge(train, held_out, settings)
+        bar.write(f"Features for KID and FID: {judge.features_line}.")
+        results = {candidate.name: judge.judge(candidate.images) for candidate in sets}
+        floors, copies = judge.floors(), judge.copies()
+    decoded, pictures = reconstruction(held_out, vae, args.seed) if vae else (None, None)
+    for name, result in (*results.items(), ("autoencoder", decoded)):
+        notes += [f"{name}: {line}" for line in (result.skipped if result else ())]
+    found = Findings(
+        candidates=sets,
+        results=results,
+        floors=floors,
+        copies=copies,
+        train=train,
+        held_out=held_out,
+        class_names=[entry["name"] for entry in classes],
+        settings=describe(args, given, devices.summary(device)),
+        features=judge.features_line,
+        notes=notes,
+        reconstruction=decoded,
+        reconstructed=pictures,
+    )
+    made = f"{date.today().isoformat()}, {len(train)} training and {len(held_out)} held-out images at {size} px"
+    document = write_all(output, found, args.title, made, args.seed)
+    print(document["conclusion"])
+    for note in notes:
+        print(f"Note: {note}")
+    print(f"Report: {output / 'report.html'}")
+    return 0
+
+
+def named_paths(args: argparse.Namespace) -> dict[str, Path]:
+    """--generated as {name: path}; names are used in file names and must differ."""
+    from stepwise.training.candidates import split_name
+
+    found: dict[str, Path] = {}
+    for text in args.generated:
+        name, path = split_name(text)
+        if name in found or set(name) & set("/\\\0") or name.startswith("."):
+            raise UserError(f"--generated: '{name}' cannot name a set (or stands twice).\nWrite OTHER_NAME={path}.")
+        found[name] = resolve(args.base_dir, path)
+        if not found[name].exists():
+            raise UserError(f"--generated: {found[name]} does not exist.\nGenerate images with 3C first.")
+    return found
+
+
+def describe(args: argparse.Namespace, given: dict[str, Path], device_line: str) -> list[tuple[str, str]]:
+    """What a reader needs to repeat the measurement."""
+    told = [("machine", f"{device_line.removeprefix('Device: ')}, Python {platform.python_version()}")]
+    told += [(f"images: {name}", str(path)) for name, path in given.items()]
+    flags = ("train_dir", "heldout_dir", "seed", "cas_steps", "cas_seeds", "num_images", "guidance", "steps")
+    return told + [(f"--{flag.replace('_', '-')}", str(vars(args)[flag])) for flag in flags]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_script(main))

@@ -1,0 +1,98 @@
+"""Sets of images to compare: real folders, and generated ones as 3C writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stepwise.data.folders import CAPTION_START, list_entries, no_images, read_captions
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.images import BadImage, decode, fit_square, is_image_name
+
+FOLDER_SUFFIX = "_individual"
+CLASS_PREFIX = "class_"
+
+
+@dataclass
+class ImageSet:
+    """uint8 [N, S, S, 3] and the class of each image as a position in the table of classes; -1 is none of them.
+
+    `sizes`: the sides that the files had. `bad`: what could not be read, as lines for the user.
+    """
+
+    name: str
+    paths: list[Path]
+    images: np.ndarray
+    label: np.ndarray
+    sizes: set[int]
+    bad: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def labelled(self) -> bool:
+        return bool((self.label >= 0).any())
+
+    def picked(self, index: np.ndarray) -> ImageSet:
+        """The images at `index` only."""
+        chosen = [self.paths[i] for i in index]
+        return ImageSet(self.name, chosen, self.images[index], self.label[index], self.sizes, self.bad)
+
+
+def list_generated(folder: Path) -> tuple[list[Path], list[str]]:
+    """All generated images below `folder` and the class name of each; "" where nothing tells.
+
+    A folder's captions.json names the classes, else the name of the folder (class_0001 or the class).
+    A grid `x.png` with its single images in `x_individual` beside it does not count. Raises
+    UserError when there is no image.
+    """
+    paths, names = _listed(folder, depth=3)
+    if not paths:
+        raise no_images(folder)
+    return paths, names
+
+
+def _listed(folder: Path, depth: int) -> tuple[list[Path], list[str]]:
+    entries = list_entries(folder)
+    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    split_up = {inner.name.removesuffix(FOLDER_SUFFIX) for inner in folders if inner.name.endswith(FOLDER_SUFFIX)}
+    images = [entry for entry in entries if is_image_name(entry.name) and entry.is_file()]
+    images = [image for image in images if image.stem not in split_up]
+    captions = read_captions(folder)
+    inherited = folder.parent.name if folder.name.endswith(FOLDER_SUFFIX) else folder.name
+    names = [captions.get(image.name, inherited).removeprefix(CAPTION_START) for image in images]
+    for inner in folders if depth else ():
+        more, their_names = _listed(inner, depth - 1)
+        images, names = images + more, names + their_names
+    return images, names
+
+
+def load_set(name: str, paths: list[Path], labels: list[int], size: int) -> ImageSet:
+    """Read the images as squares of `size`; one that cannot be read is left out and named in `bad`.
+
+    Raises UserError when none can be read.
+    """
+    images, kept, sizes, bad = [], [], set(), []
+    for position, path in enumerate(paths):
+        try:
+            image = np.array(decode(path))
+        except BadImage as error:
+            bad.append(f"{path.name}: {error.reason}")
+            continue
+        sizes.add(min(image.shape[:2]))
+        images.append(fit_square(image, size))
+        kept.append(position)
+    if not images:
+        raise UserError(f"None of the {len(paths)} images of {name} can be read ({bad[0]}).\nCheck that folder.")
+    label = np.array([labels[i] for i in kept])
+    return ImageSet(name, [paths[i] for i in kept], np.stack(images), label, sizes, bad)
+
+
+def positions(names: list[str], classes: list[dict]) -> list[int]:
+    """Each name's place in the table of `classes`: by name in any case, or by number as in class_0001; else -1."""
+    table = {entry["name"].lower(): i for i, entry in enumerate(classes)}
+    numbered = {f"{CLASS_PREFIX}{entry['number']:04d}": i for i, entry in enumerate(classes)}
+    return [table.get(name.lower(), numbered.get(name.lower(), -1)) for name in names]

@@ -1,0 +1,116 @@
+"""The figures of the report, as PNG files at print quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from stepwise.evaluation.intervals import Measured
+from stepwise.evaluation.measures import MEASURES
+from stepwise.evaluation.memorization import RATIO, Neighbours
+from stepwise.foundation.images import fit_square, grid, labelled_grid, save_png
+
+DPI = 200
+WIDTH = 7.0
+SHOWN_SIZE = 128
+COLOURS = ("#1f6f8b", "#e07a2f", "#5a8f3d", "#8a5aa8", "#b0413e", "#7a6a4f", "#3d6fb5", "#c2a21d")
+REAL = "#8d99a6"
+
+
+def bars(path: Path, panels: list[str], rows: dict[str, dict[str, Measured]], floor: dict[str, Measured]) -> None:
+    """One panel a measure: a bar with its interval for each set, and a line where real images are."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [key for key in panels if any(key in figures for figures in rows.values())]
+    height = 0.7 + 0.32 * len(rows)
+    figure, axes = plt.subplots(
+        -(-len(panels) // 2), min(2, len(panels)), figsize=(WIDTH, height * -(-len(panels) // 2)), squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, key in zip(axes.flat, panels, strict=False):
+        for place, figures in enumerate(rows.values()):
+            if key not in figures:
+                axis.text(0, place, " not measured", va="center", fontsize=7, color=REAL)
+                continue
+            value = figures[key]
+            axis.barh(place, value.value, color=COLOURS[place % len(COLOURS)], height=0.62)
+            axis.plot([value.low, value.high], [place, place], color="#222222", linewidth=1.2)
+        if key in floor:
+            axis.axvline(floor[key].value, color="#222222", linestyle="--", linewidth=1)
+        measure = MEASURES[key]
+        axis.set_title(f"{measure.title} {measure.arrow}  (dashed: real images)", fontsize=8, loc="left")
+        axis.set_yticks(range(len(rows)), [_plain(name) for name in rows], fontsize=7)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.invert_yaxis()
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def ratios(path: Path, sets: dict[str, Neighbours], controls: dict[str, Neighbours], where: str) -> None:
+    """Cumulative share of images by d1 / d2, with the two controls in grey and the threshold."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
+    for place, (name, found) in enumerate(controls.items()):
+        style = ("--", ":")[place % 2]
+        axis.plot(*_steps(found.ratio), color=REAL, linestyle=style, linewidth=1.6, label=_plain(name))
+    for place, (name, found) in enumerate(sets.items()):
+        axis.plot(*_steps(found.ratio), color=COLOURS[place % len(COLOURS)], linewidth=1.8, label=_plain(name))
+    axis.axvline(RATIO, color="#b0413e", linewidth=1)
+    axis.text(RATIO, 1.02, "1/3", color="#b0413e", fontsize=7, ha="center")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel(f"distance to the nearest training image / to the second nearest, {where}", fontsize=8)
+    axis.set_ylabel("share of the images below", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def sample_rows(path: Path, images: np.ndarray, label: np.ndarray, names: list[str], columns: int) -> None:
+    """A row of up to `columns` images a class, uint8 [N, S, S, 3]; label -1 (unknown) is one row of its own."""
+    rows = []
+    for position, name in [*enumerate(names), (-1, "")]:
+        own = images[label == position][:columns]
+        if len(own):
+            rows.append((name, _enlarged(own)))
+    save_png(path, labelled_grid(rows))
+
+
+def pairs(path: Path, above: np.ndarray, below: np.ndarray, names: tuple[str, str]) -> None:
+    """Two rows that belong together column by column, both uint8 [N, S, S, 3]."""
+    save_png(path, labelled_grid([(names[0], _enlarged(above)), (names[1], _enlarged(below))]))
+
+
+def picture(path: Path, images: np.ndarray, columns: int) -> None:
+    """A plain grid."""
+    save_png(path, grid(_enlarged(images), columns))
+
+
+def _enlarged(images: np.ndarray) -> np.ndarray:
+    size = max(SHOWN_SIZE, images.shape[1])
+    return np.stack([fit_square(image, size) for image in images])
+
+
+def _steps(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    ordered = np.sort(ratio)
+    share = np.arange(1, len(ordered) + 1) / len(ordered)
+    return np.concatenate([[0], ordered, [1]]), np.concatenate([[0], share, [1]])
+
+
+def _plain(name: str) -> str:
+    """matplotlib takes $...$ for formulas."""
+    return name.replace("$", r"\$")

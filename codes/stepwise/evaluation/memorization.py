@@ -1,0 +1,96 @@
+"""Are generated images copies? Distances to the nearest training images, in any space of vectors.
+
+The reference holds every training image in several variants (mirrored, shifted a little), so that a
+mirrored copy is a copy as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+RATIO = 1 / 3
+NOISE_LEVELS = 6.0
+SHIFT = 1 / 32
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """For each image [N]: the training image nearest to it, its distance, and that of the second nearest."""
+
+    nearest: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+    @property
+    def ratio(self) -> np.ndarray:
+        return self.first / np.maximum(self.second, 1e-12)
+
+    @property
+    def memorized(self) -> np.ndarray:
+        """Much nearer to one training image than to any other: d1 / d2 < 1/3 (Yoon et al. 2023). Bools [N]."""
+        return self.ratio < RATIO
+
+
+def variants(images: np.ndarray) -> np.ndarray:
+    """Each image as it is, shifted by 1/32 of its side in four directions, and all that mirrored.
+
+    uint8 [N, S, S, 3] -> [10, N, S, S, 3].
+    """
+    step = max(1, round(SHIFT * images.shape[1]))
+    moved = [images] + [_shift(images, dy, dx) for dy, dx in ((step, 0), (-step, 0), (0, step), (0, -step))]
+    return np.stack([*moved, *(picture[:, :, ::-1] for picture in moved)])
+
+
+def neighbours(vectors: np.ndarray, reference: np.ndarray, *, leave_out_self: bool = False) -> Neighbours:
+    """Of `vectors` [N, D] in `reference` [V, M, D]: V variants of M >= 2 training images.
+
+    With `leave_out_self`, vector i is training image i and its own variants do not count.
+    """
+    queries = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+    distance = torch.stack([torch.cdist(queries, _tensor(part)) for part in reference]).amin(dim=0)  # [N, M]
+    if leave_out_self:
+        distance.fill_diagonal_(torch.inf)
+    values, index = distance.topk(2, dim=1, largest=False)
+    return Neighbours(index[:, 0].numpy(), values[:, 0].numpy(), values[:, 1].numpy())
+
+
+def authentic(found: Neighbours, training: Neighbours) -> np.ndarray:
+    """Alaa et al. 2022 (section 3.3): a sample is a copy if it is nearer to its training image than any
+    other training image is to that. Bools [N], true where it is not; their share is AuthPct.
+
+    `training`: the neighbours of the training images among themselves.
+    """
+    return found.first > training.first[found.nearest]
+
+
+def data_copying(generated: Neighbours, held_out: Neighbours) -> float:
+    """C_T of Meehan et al. 2020 with one cell: the z-score of the Mann-Whitney test of the two sets of distances.
+
+    Below -3: generated images are nearer to the training images than unseen real ones are.
+    """
+    from scipy.stats import mannwhitneyu
+
+    count, other = len(generated.first), len(held_out.first)
+    u = mannwhitneyu(generated.first, held_out.first).statistic
+    return float((u - count * other / 2) / np.sqrt(count * other * (count + other + 1) / 12))
+
+
+def noisy_copies(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The control that must be found: each image with noise of 6 of 255 levels, every other one mirrored."""
+    copies = images + rng.normal(0, NOISE_LEVELS, images.shape)
+    copies[::2] = copies[::2, :, ::-1]
+    return copies.round().clip(0, 255).astype(np.uint8)
+
+
+def _shift(images: np.ndarray, dy: int, dx: int) -> np.ndarray:
+    """Moved by (dy, dx) pixels; the border is repeated. [N, S, S, 3]"""
+    side = images.shape[1]
+    rows, columns = np.clip(np.arange(side) - dy, 0, side - 1), np.clip(np.arange(side) - dx, 0, side - 1)
+    return images[:, rows][:, :, columns]
+
+
+def _tensor(part: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))

@@ -1,0 +1,150 @@
+"""What 3D is given to judge: folders of generated images, or checkpoints to draw them from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from stepwise.data.folders import CAPTION_START, CAPTIONS
+from stepwise.data.image_sets import ImageSet, list_generated, load_set, positions
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.images import decode, save_png
+from stepwise.foundation.paths import make_folder, resolve, write_atomically
+from stepwise.training.generate import SamplerOptions, generate
+from stepwise.training.pretrained import FrozenVAE, load_denoiser
+
+BATCH = 32
+
+
+@dataclass
+class Candidate:
+    """A set under its name with what is known of its models: how many, training minutes, parameters."""
+
+    name: str
+    images: ImageSet
+    models: int
+    minutes: float | None
+    parameters: int | None
+
+    @property
+    def about(self) -> str:
+        parts = [f"{len(self.images)} images"]
+        if self.models:
+            parts.append(f"{self.models} model{'s' if self.models > 1 else ''}")
+        if self.minutes is not None:
+            parts.append(f"{self.minutes:.0f} min")
+        if self.parameters is not None:
+            parts.append(f"{self.parameters / 1e6:.1f} M parameters")
+        return ", ".join(parts)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """NAME=PATH -> (NAME, PATH); without a name, the last part of the path."""
+    name, mark, path = text.partition("=")
+    if mark and name and path:
+        return name, path
+    if mark:
+        raise UserError(f"--generated takes NAME=FOLDER or NAME=CHECKPOINT, found '{text}'.\nGive a name and a path.")
+    return Path(text).stem, text
+
+
+def nearest_size(folder: Path) -> int:
+    """The side of the first readable image of a generated folder."""
+    for path in list_generated(folder)[0]:
+        try:
+            return min(decode(path).size)
+        except Exception:  # load_set names it later
+            continue
+    raise UserError(f"No image in {folder} can be read.\nCheck that folder.")
+
+
+def read_folder(name: str, folder: Path, classes: list[dict[str, Any]], size: int) -> Candidate:
+    """A folder of 3C, with subfolders or without."""
+    paths, names = list_generated(folder)
+    images = load_set(name, paths, positions(names, classes), size)
+    checkpoints = _checkpoints_named_in(images.paths)
+    return Candidate(name, images, len(checkpoints), *_training_of(checkpoints))
+
+
+def draw(
+    checkpoint: Path,
+    vae: FrozenVAE,
+    folder: Path,
+    count: int,
+    seed: int,
+    guidance: float | None,
+    steps: int,
+    progress: Callable[[int], Any],
+) -> None:
+    """Draw `count` images, equally of each class, into `folder` as 3C would."""
+    model = load_denoiser(checkpoint, vae.device, vae)
+    if guidance is None:
+        guidance = 2.0 if model.classes and model.label_dropout > 0 else 1.0
+    labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
+    names = [model.classes[label]["name"] for label in labels] if labels else model.image_classes * count
+    names = names if len(names) == count else None
+    make_folder(folder)
+    for old in folder.glob("image_*.png"):
+        old.unlink()
+    options = SamplerOptions("dpmpp", min(steps, model.schedule.timesteps), 0.0, guidance)
+    used = {"diffusion_checkpoint": str(checkpoint.resolve()), "guidance": guidance, "steps": options.steps}
+    number = 0
+    for batch, done in generate(model, vae, labels, count, BATCH, seed, options):
+        for image in batch:
+            number += 1
+            save_png(folder / f"image_{number:04d}.png", image, {"seed": str(seed), "flags": json.dumps(used)})
+        progress(done)
+    if names:
+        captions = {f"image_{i + 1:04d}.png": CAPTION_START + name for i, name in enumerate(names)}
+        write_atomically(folder / CAPTIONS, [(json.dumps(captions, indent=2) + "\n").encode()])
+
+
+def _checkpoints_named_in(paths: list[Path]) -> list[Path]:
+    """The diffusion checkpoints that 3C noted in its PNG files, each once."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                flags = json.loads(image.info.get("flags", "{}"))
+            checkpoint = flags.get("diffusion_checkpoint")
+            if isinstance(checkpoint, str):
+                found[resolve(flags.get("base_dir", "."), checkpoint).resolve()] = None
+        except (OSError, ValueError, AttributeError, TypeError):
+            continue
+    return list(found)
+
+
+def _training_of(checkpoints: list[Path]) -> tuple[float | None, int | None]:
+    """Minutes and parameters over all checkpoints, from the summary.json beside each; None where one has none."""
+    minutes, parameters = [], []
+    for checkpoint in checkpoints:
+        try:
+            summary = json.loads((checkpoint.parent / "summary.json").read_text())
+            minutes.append(float(summary["minutes"]))
+            parameters.append(int(summary["parameters"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None, None
+    return (sum(minutes), sum(parameters)) if checkpoints else (None, None)
+
+
+def remarks(candidates: list[Candidate], real: tuple[ImageSet, ...], size: int) -> list[str]:
+    """What the reader must know about the files: missing labels, differing sizes, unreadable images."""
+    notes = [
+        f"{candidate.name}: its images name no class; for CAS, the CNN trained on the real images named them. "
+        "That favours it over sets that had to get the class right."
+        for candidate in candidates
+        if not candidate.images.labelled
+    ]
+    sizes = sorted(set().union(*(candidate.images.sizes for candidate in candidates)))
+    if sizes != [size]:
+        listed = ", ".join(map(str, sizes))
+        notes.append(f"Generated images have sides of {listed} pixels; all images were compared at {size}.")
+    for part in (*real, *(candidate.images for candidate in candidates)):
+        if part.bad:
+            notes.append(f"{part.name}: {len(part.bad)} files were left out ({'; '.join(part.bad[:3])}).")
+    return notes

@@ -1,0 +1,249 @@
+"""The measures of 3D on sets of images: how good, how varied, how much copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stepwise.data.image_sets import ImageSet
+from stepwise.evaluation import classifier, distances, inception, memorization, sliced_wasserstein
+from stepwise.evaluation.intervals import Measured, of_distance, of_mean
+from stepwise.evaluation.reconstruction import lpips, psnr, ssim
+from stepwise.foundation.devices import Device
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.images import fit_square, to_tensor, to_uint8
+from stepwise.foundation.seeds import numpy_rng
+from stepwise.training.pretrained import FrozenVAE
+
+FEWEST = 8  # images that a distance between two sets needs
+PIXEL_SPACE = 32
+SPACES = {"pixel": "at 32 px", "latent": "in the VAE's latent space"}
+
+
+@dataclass
+class Settings:
+    """How to measure. `features`: auto, inception or cas; `on_step` is called after each training step of the
+    CNN, `check` between measures; both may raise to stop."""
+
+    num_classes: int
+    seed: int
+    device: Device
+    cas_steps: int
+    cas_seeds: int
+    features: str
+    inception_weights: Path | None
+    vae: FrozenVAE | None
+    on_step: Callable[[], None]
+    check: Callable[[], None]
+
+
+@dataclass
+class Result:
+    """The figures of one set, and what could not be measured and why."""
+
+    figures: dict[str, Measured] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    right: np.ndarray | None = None  # CAS: share of the seeds that name each held-out image right, [M]
+    neighbours: dict[str, memorization.Neighbours] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        return {key: asdict(measured) for key, measured in self.figures.items()}
+
+
+class Judge:
+    """Knows the real images; `judge` measures a set against them, `floors` what real images score themselves."""
+
+    def __init__(self, train: ImageSet, held_out: ImageSet, settings: Settings):
+        self.train, self.held_out, self.settings = train, held_out, settings
+        self.real_nets = self._train_nets(train.images, train.label)
+        self.features, self.features_line = _features(settings, self.real_nets[0])
+        self.held_out_features = self.features(held_out.images)
+        self.held_out_patches = sliced_wasserstein.patches(held_out.images, settings.seed)
+        self.real_right = self._right(self.real_nets)
+        self.spaces = {"pixel": _pixels} if settings.vae is None else {"pixel": _pixels, "latent": self._latents}
+        self.references, self.among_training, self.unseen = {}, {}, {}
+        for name, space in self.spaces.items():
+            reference = np.stack([space(part) for part in memorization.variants(train.images)])
+            self.references[name] = reference
+            self.among_training[name] = memorization.neighbours(reference[0], reference, leave_out_self=True)
+            self.unseen[name] = memorization.neighbours(space(held_out.images), reference)
+
+    def judge(self, generated: ImageSet) -> Result:
+        """Every measure of `generated`; what a measure lacks is said in `skipped`, the others are made."""
+        result = Result()
+        self._cas(generated, result)
+        self._distances(generated, result)
+        self._memorization(generated.images, result)
+        return result
+
+    def floors(self) -> Result:
+        """The training images in the place of generated ones; for memorization, the held-out images."""
+        result = Result(right=self.real_right)
+        result.figures["cas"] = of_mean(self.real_right, self._rng("cas"))
+        self._distances(self.train, result)
+        self._memorization(self.held_out.images, result)
+        return result
+
+    def copies(self) -> Result:
+        """The control that memorization must find: noisy copies of training images."""
+        result = Result()
+        self._memorization(memorization.noisy_copies(self.train.images, self._rng("copies")), result)
+        return result
+
+    def _cas(self, generated: ImageSet, result: Result) -> None:
+        label = generated.label
+        if not generated.labelled:
+            label = classifier.predict(self.real_nets[0], generated.images, self.settings.device)
+        known = label >= 0
+        missing = self.settings.num_classes - len(np.unique(label[known]))
+        if missing:
+            result.skipped.append(f"CAS sees only the classes that were generated: {missing} have no image.")
+        if (~known).any():
+            result.skipped.append(f"{int((~known).sum())} images of classes without real ones are left out of CAS.")
+        images, label = generated.images[known], label[known]
+        result.right = self._right(self._train_nets(images, label))
+        result.figures["cas"] = of_mean(result.right, self._rng("cas"))
+        both = np.concatenate([images, self.train.images]), np.concatenate([label, self.train.label])
+        together = self._right(self._train_nets(*both))
+        result.figures["cas_both"] = of_mean(together, self._rng("cas"))
+        result.figures["cas_gain"] = of_mean(together - self.real_right, self._rng("cas"))
+
+    def _train_nets(self, images: np.ndarray, label: np.ndarray) -> list:
+        """One network for each of the seeds."""
+        settings = self.settings
+        return [
+            classifier.train_classifier(
+                images,
+                label,
+                settings.num_classes,
+                settings.seed + number,
+                settings.device,
+                steps=settings.cas_steps,
+                on_step=settings.on_step,
+            )
+            for number in range(settings.cas_seeds)
+        ]
+
+    def _right(self, nets: list) -> np.ndarray:
+        named = [classifier.predict(net, self.held_out.images, self.settings.device) for net in nets]
+        return np.mean([names == self.held_out.label for names in named], axis=0)
+
+    def _distances(self, generated: ImageSet, result: Result) -> None:
+        if min(len(generated), len(self.held_out)) < FEWEST:
+            result.skipped.append(
+                f"Distances between sets need {FEWEST} images on each side; "
+                f"there are {len(generated)} and {len(self.held_out)} held out."
+            )
+            return
+        # These measures depend on the size of a set: none is larger than the training set.
+        order = self._rng("picked").permutation(len(generated))[: len(self.train)]
+        images = generated.images[np.sort(order)]
+        found, real = self.features(images), self.held_out_features
+        measures = {
+            "kid": (distances.kid, (-np.inf, np.inf)),
+            "fid": (distances.fid, (0, np.inf)),
+            "precision": (lambda a, b: distances.precision_recall(a, b)[0], (0, 1)),
+            "recall": (lambda a, b: distances.precision_recall(a, b)[1], (0, 1)),
+            "density": (lambda a, b: distances.density_coverage(a, b)[0], (0, np.inf)),
+            "coverage": (lambda a, b: distances.density_coverage(a, b)[1], (0, 1)),
+        }
+        for name, (measure, bounds) in measures.items():
+            self.settings.check()
+            result.figures[name] = of_distance(measure, found, real, self._rng(name), bounds=bounds)
+        result.figures["swd"] = self._swd(images)
+
+    def _swd(self, images: np.ndarray) -> Measured:
+        patches, real = sliced_wasserstein.patches(images, self.settings.seed), self.held_out_patches
+
+        def measure(first: np.ndarray, second: np.ndarray) -> float:
+            self.settings.check()
+            return sliced_wasserstein.sliced_wasserstein([level[first] for level in patches], [x[second] for x in real])
+
+        everything = np.arange(len(images)), np.arange(len(self.held_out))
+        return of_distance(measure, *everything, self._rng("swd"), rounds=10, bounds=(0, np.inf))
+
+    def _memorization(self, images: np.ndarray, result: Result) -> None:
+        for name, space in self.spaces.items():
+            self.settings.check()
+            found = memorization.neighbours(space(images), self.references[name])
+            result.neighbours[name] = found
+            result.figures[f"memorized_{name}"] = of_mean(found.memorized, self._rng("memorized"))
+            real = memorization.authentic(found, self.among_training[name])
+            result.figures[f"authpct_{name}"] = of_mean(real, self._rng("authentic"))
+            z = memorization.data_copying(found, self.unseen[name])
+            result.figures[f"ct_{name}"] = Measured(z, z, z)
+
+    def _latents(self, images: np.ndarray) -> np.ndarray:
+        vae = self.settings.vae
+        assert vae is not None
+        parts = to_tensor(_resized(images, vae.image_size)).split(64)
+        return np.concatenate([vae.encode(part.to(vae.device.device))[0].flatten(1).cpu().numpy() for part in parts])
+
+    def _rng(self, name: str) -> np.random.Generator:
+        return numpy_rng(self.settings.seed, "quality", name)
+
+
+def require_enough(train: ImageSet, held_out: ImageSet, classes: list[dict[str, Any]]) -> tuple[ImageSet, list[str]]:
+    """The held-out images of known classes, and notes on what is missing.
+
+    Raises UserError where nothing can be measured.
+    """
+    notes = []
+    unknown = held_out.label < 0
+    if unknown.any():
+        notes.append(f"{int(unknown.sum())} held-out images belong to classes without training images: left out.")
+        held_out = held_out.picked(np.flatnonzero(~unknown))
+    if len(train) < 2 or not len(held_out):
+        raise UserError(
+            f"There are {len(train)} training and {len(held_out)} held-out images of the same classes.\n"
+            "At least 2 and 1 are needed: prepare the images with 2A --holdout 0.2."
+        )
+    absent = [entry["name"] for i, entry in enumerate(classes) if i not in set(held_out.label.tolist())]
+    if absent:
+        notes.append(f"No held-out images of {', '.join(absent)}: CAS says nothing about these classes.")
+    if len(held_out) < 30:
+        notes.append(f"With {len(held_out)} held-out images every figure is rough; look at the intervals.")
+    return held_out, notes
+
+
+def reconstruction(held_out: ImageSet, vae: FrozenVAE, seed: int) -> tuple[Result, np.ndarray]:
+    """PSNR, SSIM and (where its weights can be had) LPIPS of `vae` on the held-out images, and its pictures of them."""
+    x = to_tensor(_resized(held_out.images, vae.image_size))
+    device = vae.device.device
+    x_hat = torch.cat([vae.decode(vae.encode(part.to(device))[0]).cpu() for part in x.split(64)])
+    result = Result()
+    for name, measure in (("psnr", psnr), ("ssim", ssim), ("lpips", lpips)):
+        try:
+            result.figures[name] = of_mean(measure(x_hat, x).numpy(), numpy_rng(seed, "quality", name))
+        except UserError as error:
+            result.skipped.append(f"{name.upper()} was left out. {' '.join(str(error).split())}")
+    return result, to_uint8(x_hat)
+
+
+def _features(settings: Settings, net: classifier.SmallCNN) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """What KID and FID look at, and its name: Inception or, where it cannot be had, the CNN of the real images."""
+    wanted, reason = settings.features, ""
+    if wanted != "cas":
+        try:
+            inside, source = inception.load(settings.inception_weights)
+            line = f"Inception, weights from {source}"
+            return lambda images: inception.features(inside, images, settings.device.device), line
+        except UserError as error:
+            if wanted == "inception" or settings.inception_weights is not None:
+                raise
+            reason = f" ({str(error).splitlines()[0].rstrip('.')})"
+    line = f"the CNN trained on the real training images{reason}; not comparable with published figures"
+    return lambda images: classifier.features(net, images, settings.device), line
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return _resized(images, PIXEL_SPACE).reshape(len(images), -1).astype(np.float32)
+
+
+def _resized(images: np.ndarray, size: int) -> np.ndarray:
+    return images if images.shape[1] == size else np.stack([fit_square(image, size) for image in images])
