@@ -12,7 +12,7 @@ from stepwise.training import cli
 FIXED_FLAGS = (
     *("batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
     *("base_channels", "augment", "val_split", "seed", "ema_decay", "kl_weight", "kl_target"),
-    *("perceptual_weight", "no_perceptual"),
+    *("perceptual_weight", "no_perceptual", "equivariance"),
 )
 
 
@@ -66,6 +66,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     loss.add_argument("--perceptual-weights", metavar="FILE", help="torchvision's vgg16 weights, already downloaded")
     loss.add_argument("--no-perceptual", action="store_true", help="no perceptual loss")
+    loss.add_argument(
+        "--equivariance",
+        type=cli.fraction,
+        default=0.0,
+        help="share of the steps that decode a turned and shrunk latent (grid)",
+    )
     train = parser.add_argument_group("training")
     train.add_argument("--epochs", type=cli.positive_int, default=300, help="passes over the images")
     train.add_argument(
@@ -73,7 +79,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     train.add_argument("--batch-size", type=cli.positive_int, default=16, help="images a step")
     train.add_argument("--grad-accum", type=cli.positive_int, default=1, help="steps whose gradients are added up")
-    train.add_argument("--learning-rate", type=cli.positive_float, default=1e-4, help="peak learning rate")
+    train.add_argument(
+        "--learning-rate", type=cli.positive_float, help="peak learning rate (default: grid 1e-3, vector 1e-4)"
+    )
     train.add_argument(
         "--lr-scheduler", choices=["none", "cosine"], default="cosine", help="course of the learning rate"
     )
@@ -94,10 +102,13 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         parser.error("--latent-channels and --downsample belong to --latent grid; a vector latent has --latent-dim")
     if args.no_perceptual and args.perceptual_weights:
         parser.error("--perceptual-weights and --no-perceptual exclude each other")
+    if args.latent == "vector" and args.equivariance:
+        parser.error("--equivariance belongs to --latent grid: a vector cannot be turned")
     if args.latent == "vector":
         args.latent_dim = args.latent_dim or 128
     else:
         args.downsample = args.downsample or 8
+    args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
     return args
 
 
@@ -113,6 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.foundation.images import fit_square, to_tensor
     from stepwise.foundation.runs import RunFolder
     from stepwise.losses import perceptual
+    from stepwise.losses.equivariance import turned_and_shrunk
     from stepwise.losses.vae import vae_loss
     from stepwise.models import autoencoder, presets
     from stepwise.training.learner import Learner
@@ -179,8 +191,14 @@ def main(argv: list[str] | None = None) -> int:
         kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / args.epochs)
         shape = (len(x), *learner.net.latent_shape(args.image_size))
         eps = seeds.noise_like(shape, args.seed, "posterior", clock.step).to(x.device)
+        chance = seeds.numpy_rng(args.seed, "equivariance", clock.step)
         with device.autocast():
-            x_hat, mu, logvar = learner.net(x, eps)
+            if chance.random() < args.equivariance:
+                mu, logvar = learner.net.encode(x)
+                z, x = turned_and_shrunk(autoencoder.reparameterize(mu, logvar, eps), x, chance)
+                x_hat = learner.net.decode(z)
+            else:
+                x_hat, mu, logvar = learner.net(x, eps)
         losses = vae_loss(x_hat, x, mu, logvar, kl_weight, args.kl_target)
         if perceptual_net is not None:
             with device.autocast():

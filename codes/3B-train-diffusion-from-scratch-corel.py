@@ -16,6 +16,9 @@ FIXED_FLAGS = (
 )
 
 
+PEAK_LR = {"grid": 5e-4, "vector": 1e-4}
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(
         "Train a diffusion model from scratch in the latent space of 3A's autoencoder.",
@@ -30,7 +33,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--image-size", type=cli.positive_int, help="must be the VAE's (default: the VAE's; 3A trains at 128)"
     )
     data.add_argument(
-        "--augment", choices=["none", "light", "balanced"], default="light", help="variation of the cached latents"
+        "--augment",
+        choices=["none", "light", "balanced", "conditioned"],
+        default="light",
+        help="variation of the cached latents; conditioned: stronger, and the network is told",
     )
     data.add_argument("--augment-variants", type=cli.positive_int, default=16, help="augmented variants of each image")
     data.add_argument("--val-split", type=cli.fraction, default=0.1, help="share of the images held back to validate")
@@ -55,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     train.add_argument("--batch-size", type=cli.positive_int, default=16, help="latents a step")
     train.add_argument("--grad-accum", type=cli.positive_int, default=1, help="steps whose gradients are added up")
-    train.add_argument("--lr", type=cli.positive_float, default=1e-4, help="peak learning rate")
+    train.add_argument("--lr", type=cli.positive_float, help="peak learning rate (default: grid 5e-4, vector 1e-4)")
     train.add_argument("--lr-min", type=cli.non_negative_float, default=1e-5, help="lowest learning rate")
     train.add_argument(
         "--lr-scheduler",
@@ -83,8 +89,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_checkpoint_flags(parser)
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
-    if args.lr_min > args.lr:
-        parser.error(f"--lr-min {args.lr_min:g} is above --lr {args.lr:g}")
+    if args.lr_min > (args.lr or PEAK_LR["vector"]):
+        parser.error(f"--lr-min {args.lr_min:g} is above the peak learning rate")
     if not args.class_conditional:
         args.label_dropout = 0.0
     return args
@@ -96,6 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
     import torch
 
+    from stepwise.data.augment import PARAMETERS
     from stepwise.data.batches import Order
     from stepwise.diffusion import schedule as schedules
     from stepwise.diffusion.objective import denoising_loss
@@ -127,10 +134,12 @@ def main(argv: list[str] | None = None) -> int:
     data = encode_folder(resolve(args.base_dir, args.image_dir), args, vae)
     require_same_images(state, data.sha256)
     num_classes, latent_shape = len(data.classes), tuple(data.val_x0.shape[1:])
+    args.lr = args.lr or PEAK_LR["grid" if len(latent_shape) == 3 else "vector"]
+    told = PARAMETERS if args.augment == "conditioned" else 0
     if len(latent_shape) == 3:
-        config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes)
+        config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes, told)
     else:
-        config = presets.vector_net(latent_shape[0], args.base_channels or 512, args.dropout, num_classes)
+        config = presets.vector_net(latent_shape[0], args.base_channels or 512, args.dropout, num_classes, told)
     seeds.seed_weights(args.seed)
     learner = Learner(
         denoiser.build(config),
@@ -148,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     def step(index: np.ndarray, clock: Clock) -> dict:
         rate = learning_rate(args.lr_scheduler, clock.progress, args.lr, args.lr_min)
         learner.set_lr(max(rate * plateau.scale, args.lr_min) * warm_up(clock.step))
-        x0 = data.statistics.standardise(data.train.draw(index, args.seed, clock.step))
+        z, augment = data.train.draw(index, args.seed, clock.step)
+        x0 = data.statistics.standardise(z)
         rng = seeds.torch_rng(args.seed, "noise", clock.step)
         t = torch.randint(args.timesteps, (len(x0),), generator=rng).to(x0.device)
         eps = torch.randn(x0.shape, generator=rng).to(x0.device)
@@ -157,8 +167,9 @@ def main(argv: list[str] | None = None) -> int:
             hidden = (torch.rand(len(x0), generator=rng) < args.label_dropout).to(x0.device)
             label = data.train_label[torch.from_numpy(index).to(x0.device)].masked_fill(hidden, num_classes)
         with device.autocast():
+            weighting = {"prediction": args.prediction, "min_snr_gamma": args.min_snr_gamma}
             error = denoising_loss(
-                learner.net, schedule, x0, eps, t, label, prediction=args.prediction, min_snr_gamma=args.min_snr_gamma
+                learner.net, schedule, x0, eps, t, label, **weighting, augment=augment if told else None
             )
         losses = {"loss": error.mean()}
         return losses if learner.update(losses["loss"]) else {}

@@ -56,6 +56,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help=f"classifier-free guidance; 1: none (default: {GUIDANCE:g} with classes)",
     )
     how.add_argument(
+        "--guidance-interval",
+        nargs=2,
+        type=cli.non_negative_float,
+        metavar=("LOW", "HIGH"),
+        help="noise levels sigma between which guidance acts, for example 0.3 5 (default: all)",
+    )
+    how.add_argument(
         "--batch-size", type=cli.positive_int, default=16, help="images at a time; reduce it if memory runs out"
     )
     cli.add_run_flags(parser, workers=False, seed=None)
@@ -74,6 +81,8 @@ def settle_sampler(args: argparse.Namespace, parser: cli.Parser) -> argparse.Nam
     if args.eta is not None and args.eta > 1:
         parser.error("--eta goes from 0 to 1")
     args.eta = args.eta or 0.0
+    if args.guidance_interval and args.guidance_interval[0] > args.guidance_interval[1]:
+        parser.error("--guidance-interval takes the lower noise level first")
     if args.seed is None:
         args.seed = secrets.randbelow(2**31)
         print(f"Seed: {args.seed}")
@@ -97,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     model = load_denoiser(resolve(args.base_dir, args.diffusion_checkpoint), device, vae)
     labels = choose_labels(args, model)
     count = len(labels) if labels else args.num_images or 16
-    options = SamplerOptions(args.sampler, steps(args, model), args.eta, guidance(args, model))
+    interval = tuple(args.guidance_interval) if args.guidance_interval else (0.0, float("inf"))
+    options = SamplerOptions(args.sampler, steps(args, model), args.eta, guidance(args, model), interval)
     output = grid_path(args)
 
     images = []

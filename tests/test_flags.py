@@ -23,7 +23,7 @@ DEFAULTS = {
         "base_dir": ".",
         "epochs": 300,
         "batch_size": 16,
-        "learning_rate": 1e-4,
+        "learning_rate": 1e-3,  # of the grid latent; 1e-4 with --latent vector
         "kl_weight": 1.0,
         "kl_warmup": 150,
         "kl_target": 25.0,
@@ -39,7 +39,7 @@ DEFAULTS = {
         "epochs": 500,
         "batch_size": 16,
         "grad_accum": 1,
-        "lr": 1e-4,
+        "lr": None,  # by the latent's kind: grid 5e-4, vector 1e-4
         "image_size": None,  # the VAE's, which 3A trains at 128
         "no_ema": False,
         "ema_decay": 0.995,
@@ -123,6 +123,12 @@ def test_latent_dim_selects_the_vector_latent() -> None:
     assert (parse("3A", "--latent-dim", "256").latent, parse("3A", "--latent-dim", "256").latent_dim) == ("vector", 256)
 
 
+def test_learning_rate_follows_the_latent() -> None:
+    assert parse("3A", "--latent-dim", "128").learning_rate == 1e-4
+    assert parse("3A", "--latent-dim", "128", "--learning-rate", "3e-4").learning_rate == 3e-4
+    assert runpy.run_path(str(SCRIPTS["3B"]))["PEAK_LR"] == {"grid": 5e-4, "vector": 1e-4}
+
+
 def test_ddim_steps_selects_ddim() -> None:
     assert (parse("3C").sampler, parse("3C").steps) == ("ddpm", None)
     assert (parse("3C", "--ddim-steps", "50").sampler, parse("3C", "--ddim-steps", "50").steps) == ("ddim", 50)
@@ -138,6 +144,8 @@ def test_generation_seed_is_drawn_anew_and_printed(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
+        ("3A", ["--latent-dim", "64", "--equivariance", "0.5"]),
+        ("3C", ["--guidance-interval", "5", "0.3"]),
         ("3A", ["--latent", "grid", "--latent-dim", "64"]),
         ("3A", ["--latent-dim", "64", "--downsample", "8"]),
         ("3A", ["--latent", "vector", "--latent-channels", "4"]),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stepwise.data.augment import CHOICES, Augment
+from stepwise.data.augment import CHOICES, PARAMETERS, SHARE, Augment, _altered
 from stepwise.foundation.images import fit_square
 
 
@@ -10,6 +10,7 @@ def picture(height, width, seed=0):
 
 
 RANDOM = [kind for kind in CHOICES if kind != "none"]
+ALWAYS = ["light", "balanced"]  # conditioned leaves a third of the images as they are, or only mirrors them
 
 
 @pytest.mark.parametrize("kind", CHOICES)
@@ -41,8 +42,9 @@ def test_each_draw_is_named_by_seed_stream_epoch_and_index(kind):
     np.testing.assert_array_equal(augment(image, 2, 5), wanted)
     np.testing.assert_array_equal(Augment(kind, 16, 3, "train")(image, 2, 5), wanted)
 
-    assert len(set(draws(augment, image))) > 15
-    assert len({augment(image, epoch, 5).tobytes() for epoch in range(20)}) > 15
+    different = 15 if kind in ALWAYS else 8
+    assert len(set(draws(augment, image))) > different
+    assert len({augment(image, epoch, 5).tobytes() for epoch in range(20)}) > different
     assert draws(Augment(kind, 16, 4, "train"), image) != draws(augment, image)
     assert draws(Augment(kind, 16, 3, "cache"), image) != draws(augment, image)
 
@@ -88,3 +90,56 @@ def test_flat_images_keep_their_shade_under_light():
 def test_unknown_kind():
     with pytest.raises(KeyError):
         Augment("heavy", 16, 0, "train")
+
+
+def test_conditioned_tells_what_it_did():
+    augment = Augment("conditioned", 32, 0, "train")
+    told = np.stack([augment.parameters(0, index) for index in range(2000)])
+    assert told.shape == (2000, PARAMETERS) and told.dtype == np.float32
+    changed = told != 0
+    assert np.allclose(changed[:, [0, 2, 3, 5, 6, 7]].mean(axis=0), SHARE, atol=0.03)
+    assert (changed[:, 1] == changed[:, 2]).all() and (changed[:, 3] == changed[:, 4]).all()
+    assert 0.3 < (~changed.any(axis=1)).mean() < 0.45
+    assert not Augment("light", 32, 0, "train").parameters(0, 3).any()
+    assert not Augment("conditioned", 32, 0, "train", plain_first=True).parameters(0, 3).any()
+
+
+def blob(x, y):
+    """A white disc on black, its middle at (x, y) of 64."""
+    across, down = np.meshgrid(np.arange(64), np.arange(64))
+    disc = ((across - x) ** 2 + (down - y) ** 2 < 36).astype(np.uint8) * 255
+    return np.repeat(disc[..., None], 3, axis=2)
+
+
+def middle(image):
+    weight = image[..., 0].astype(float)
+    return [(weight * axis).sum() / weight.sum() for axis in np.meshgrid(np.arange(64), np.arange(64))]
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ({3: 0.125}, (48, 32)),  # an eighth of 64 to the right
+        ({4: -0.125}, (40, 24)),
+        ({0: 1.0}, (48.5, 32)),  # twice as large: twice as far from the middle, 31.5
+        ({1: -1.0, 2: 1.0}, (31, 40)),  # a quarter turn clockwise: from the right to below
+    ],
+)
+def test_geometry_goes_where_the_parameters_say(told, wanted):
+    numbers = np.zeros(PARAMETERS, dtype=np.float32)
+    for place, value in told.items():
+        numbers[place] = value
+    found = middle(_altered(blob(40, 32), 64, numbers, mirrored=False))
+    assert found == pytest.approx(wanted, abs=1.0)
+
+
+def test_colour_goes_where_the_parameters_say():
+    image = np.full((16, 16, 3), (100, 150, 200), dtype=np.uint8)
+    numbers = np.zeros(PARAMETERS, dtype=np.float32)
+    numbers[5] = 0.1
+    assert (_altered(image, 16, numbers, False)[0, 0] - image[0, 0]).tolist() == pytest.approx([26, 26, 26], abs=1)
+    numbers[5:] = 0, 0, -20
+    grey = _altered(image, 16, numbers, False)[0, 0].astype(int)
+    assert np.ptp(grey) <= 1
+    numbers[5:] = 0, -20, 0
+    assert _altered(image, 16, numbers, False)[0, 0].tolist() == pytest.approx([128] * 3, abs=1)

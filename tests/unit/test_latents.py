@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from stepwise.data.augment import Augment
+from stepwise.data.augment import PARAMETERS, Augment
 from stepwise.data.latents import Latents, LatentStatistics, encode_variants
 from stepwise.foundation.errors import Interrupted
 from stepwise.foundation.images import fit_square, to_tensor
@@ -14,12 +14,16 @@ def randn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def with_nothing_told(mu, sigma):
+    return Latents(mu, sigma, torch.zeros(*mu.shape[:2], PARAMETERS))
+
+
 def some_latents(shape, images=50, variants=4):
     """Channels of different mean, spread and posterior width."""
     scale = torch.arange(1.0, shape[0] + 1).reshape(-1, *[1] * (len(shape) - 1))
     mu = randn(images, variants, *shape) * scale + 3 * scale
     sigma = (0.2 + randn(images, variants, *shape, seed=1).abs()) * scale.flip(0)
-    return Latents(mu, sigma)
+    return with_nothing_told(mu, sigma)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=["grid", "vector"])
@@ -29,7 +33,7 @@ def test_statistics_standardise_what_training_draws(shape):
     assert statistics.mean.shape == statistics.std.shape == (1, shape[0], *[1] * (len(shape) - 1))
     assert statistics.mean.dtype == statistics.std.dtype == torch.float32
     everything = np.arange(50)
-    z = statistics.standardise(torch.cat([latents.draw(everything, 0, step) for step in range(400)]))
+    z = statistics.standardise(torch.cat([latents.draw(everything, 0, step)[0] for step in range(400)]))
     others = [d for d in range(z.ndim) if d != 1]
     torch.testing.assert_close(z.mean(dim=others), torch.zeros(shape[0]), atol=0.03, rtol=0)
     torch.testing.assert_close(z.std(dim=others), torch.ones(shape[0]), atol=0.03, rtol=0)
@@ -37,7 +41,7 @@ def test_statistics_standardise_what_training_draws(shape):
 
 def test_statistics_are_the_law_of_total_variance():
     mu = torch.tensor([[[1.0], [3.0]], [[5.0], [7.0]]])
-    statistics = Latents(mu, torch.full_like(mu, 2.0)).statistics()
+    statistics = with_nothing_told(mu, torch.full_like(mu, 2.0)).statistics()
     assert statistics.mean.tolist() == [[4.0]]
     assert statistics.std.item() == pytest.approx((5 + 4) ** 0.5)  # Var[mu] = 5, E[sigma^2] = 4
 
@@ -52,25 +56,25 @@ def test_restore_inverts_standardise(shape):
 
 
 def test_a_constant_channel_does_not_divide_by_zero():
-    latents = Latents(torch.ones(3, 1, 2), torch.zeros(3, 1, 2))
+    latents = with_nothing_told(torch.ones(3, 1, 2), torch.zeros(3, 1, 2))
     assert torch.isfinite(latents.statistics().standardise(torch.ones(1, 2))).all()
 
 
 def test_draw_is_named_by_seed_and_step():
     latents, index = some_latents((6,)), np.arange(16)
-    first = latents.draw(index, 0, 7)
+    first = latents.draw(index, 0, 7)[0]
     latents.draw(index, 0, 8)  # draws in between change nothing
-    assert first.shape == (16, 6) and torch.equal(first, latents.draw(index, 0, 7))
-    assert not torch.equal(first, latents.draw(index, 0, 8))
-    assert not torch.equal(first, latents.draw(index, 1, 7))
+    assert first.shape == (16, 6) and torch.equal(first, latents.draw(index, 0, 7)[0])
+    assert not torch.equal(first, latents.draw(index, 0, 8)[0])
+    assert not torch.equal(first, latents.draw(index, 1, 7)[0])
 
 
 def test_draw_uses_every_variant_of_the_image_asked_for():
     mu = torch.arange(12.0).reshape(3, 4, 1)  # image n, variant v: 4 n + v
-    latents = Latents(mu, torch.zeros_like(mu))
+    latents = with_nothing_told(mu, torch.zeros_like(mu))
     assert len(latents) == 3
     index = np.array([2, 0, 0, 1])
-    drawn = torch.cat([latents.draw(index, 0, step) for step in range(50)], dim=1).long()  # [4, 50]
+    drawn = torch.cat([latents.draw(index, 0, step)[0] for step in range(50)], dim=1).long()  # [4, 50]
     assert (drawn // 4 == torch.from_numpy(index)[:, None]).all()
     counts = torch.bincount((drawn % 4).flatten(), minlength=4)
     assert counts.min() > 30
@@ -79,7 +83,7 @@ def test_draw_uses_every_variant_of_the_image_asked_for():
 
 def test_draw_spreads_as_the_posterior_says():
     mu, sigma = torch.zeros(1, 1, 2), torch.tensor([0.5, 3.0]).reshape(1, 1, 2)
-    z = torch.cat([Latents(mu, sigma).draw(np.zeros(64, dtype=np.int64), 0, step) for step in range(100)])
+    z = torch.cat([with_nothing_told(mu, sigma).draw(np.zeros(64, dtype=np.int64), 0, step)[0] for step in range(100)])
     torch.testing.assert_close(z.std(dim=0), torch.tensor([0.5, 3.0]), rtol=0.05, atol=0)
     assert abs(float(torch.corrcoef(z.T)[0, 1])) < 0.05
 
@@ -119,6 +123,18 @@ def test_encode_variants_keeps_images_and_variants_apart(batch_size, num_workers
             torch.testing.assert_close(latents.mu[n, v], mu[0])
             torch.testing.assert_close(latents.sigma[n, v], (0.5 * logvar[0]).exp())
     assert len({tuple(row.tolist()) for row in latents.mu.reshape(-1, 2)}) == 15
+
+
+def test_draw_tells_the_augmentation_of_the_variant_drawn():
+    augment = Augment("conditioned", 8, 0, "cache", plain_first=True)
+    latents, index = encode(augment, 4), np.arange(5)
+    assert not latents.augment[:, 0].any()  # the image as it is
+    sharp = Latents(latents.mu, torch.zeros_like(latents.mu), latents.augment)  # draws are means
+    for step in range(10):
+        z, told = sharp.draw(index, 0, step)
+        for n in index:
+            matches = (latents.mu[n] == z[n]).all(dim=1)
+            assert matches.any() and (latents.augment[n, matches] == told[n]).all(dim=1).any()
 
 
 def test_encode_without_augmentation():

@@ -356,3 +356,17 @@ def test_unet_preset_refuses_widths(base):
 def test_groups_divide_every_width(base, groups):
     config = presets.grid_autoencoder(64, 8, None, base)
     assert config["groups"] == groups and all(width % groups == 0 for width in config["widths"])
+
+
+@pytest.mark.parametrize("kind", ["unet", "vector_net"])
+def test_a_network_that_is_told_the_augmentation(kind):
+    """Nothing told, or zeros: the image as it is. Anything else changes the answer."""
+    torch.manual_seed(0)
+    if kind == "unet":
+        net, x = denoiser.build(presets.unet((4, 8, 8), 32, 1, 0.0, 2, augment_dim=8)), torch.randn(2, 4, 8, 8)
+    else:
+        net, x = denoiser.build(presets.vector_net(6, 32, 0.0, 2, augment_dim=8)), torch.randn(2, 6)
+    t, label = torch.tensor([1, 500]), torch.tensor([0, 2])
+    plain = net(x, t, label)
+    assert torch.equal(net(x, t, label, torch.zeros(2, 8)), plain)
+    assert not torch.allclose(net(x, t, label, torch.ones(2, 8)), plain)

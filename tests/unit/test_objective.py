@@ -139,3 +139,35 @@ def test_without_labels_guidance_changes_nothing():
     predictor(net, PLAN, "v", None, null_label=0, guidance=3.0)(xt, 10)
     ((inputs, _, labels),) = net.calls
     assert len(inputs) == 3 and labels is None
+
+
+def test_guidance_acts_inside_its_interval_only():
+    """sigma at t is sqrt((1 - a) / a); outside of the interval the network runs once, with the label alone."""
+    sigma = ((1 - PLAN.alpha_bar) / PLAN.alpha_bar).sqrt()
+    label, seen = torch.tensor([1, 0]), []
+
+    def net(xt, t, label):
+        seen.append(len(xt))
+        return label.float()[:, None].expand(-1, 6)
+
+    predict = predictor(net, PLAN, "eps", label, 2, 3.0, (0.5, 5.0))
+    for t in range(0, 1000, 37):
+        seen.clear()
+        _, eps_hat = predict(torch.zeros(2, 6), t)
+        inside = 0.5 <= sigma[t] <= 5.0
+        assert seen == ([4] if inside else [2])
+        wanted = 2 + 3 * (label - 2.0) if inside else label.float()
+        torch.testing.assert_close(eps_hat[:, 0], wanted)
+
+
+def test_the_network_is_told_the_augmentation_where_there_is_one():
+    x0, eps, t, told = randn(2, 6), randn(2, 6, seed=1), torch.tensor([3, 50]), randn(2, 8)
+    found = []
+
+    def net(xt, t, label, augment=None):
+        found.append(augment)
+        return xt
+
+    for augment in (told, None):
+        denoising_loss(net, PLAN, x0, eps, t, None, prediction="v", min_snr_gamma=5.0, augment=augment)
+    assert found[0] is told and found[1] is None

@@ -15,7 +15,9 @@ from stepwise.foundation.seeds import derive, numpy_rng
 
 cv2.setNumThreads(0)
 
-CHOICES = ("none", "light", "balanced")
+CHOICES = ("none", "light", "balanced", "conditioned")
+PARAMETERS = 8  # numbers that describe what "conditioned" did to an image; zeros: nothing
+SHARE = 0.15  # how often each of its changes is made
 
 
 class Augment:
@@ -24,18 +26,46 @@ class Augment:
     none: the centre square. light: a square somewhere along the longer side, small shifts and zooms
     (80 to 100 % of the area), mirrored half of the time. balanced: crops
     of 60 to 100 % of the area, mirroring, small rotations and perspective, a touch of brightness
-    and contrast. With `plain_first`, epoch 0 is the image as it is.
+    and contrast. conditioned: mirrored half of the time; scale, angle, position, brightness, contrast
+    and saturation each changed in 15 % of the draws, and told by `parameters`, so that the denoiser
+    can tell the changes from the image (Karras et al. 2022, appendix F.2). With `plain_first`,
+    epoch 0 is the image as it is.
     """
 
     def __init__(self, kind: str, size: int, seed: int, stream: str, *, plain_first: bool = False):
         self.size, self.seed, self.stream, self.plain_first = size, seed, stream, plain_first
-        self.pipeline = {"none": lambda size: None, "light": _light, "balanced": _balanced}[kind](size)
+        self.pipeline = {"none": _nothing, "light": _light, "balanced": _balanced, "conditioned": _nothing}[kind](size)
+        self.conditioned = kind == "conditioned"
 
     def __call__(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
-        if self.pipeline is None or (self.plain_first and epoch == 0):
+        if self.plain_first and epoch == 0:
+            return fit_square(image, self.size)
+        if self.conditioned:
+            mirrored = numpy_rng(self.seed, self.stream, "mirrored", epoch, index).random() < 0.5
+            square = self._square(image, epoch, index)
+            return _altered(square, self.size, self.parameters(epoch, index), mirrored)
+        if self.pipeline is None:
             return fit_square(image, self.size)
         self.pipeline.set_random_seed(derive(self.seed, self.stream, epoch, index) % 2**32)
         return self.pipeline(image=self._square(image, epoch, index))["image"]
+
+    def parameters(self, epoch: int, index: int) -> np.ndarray:
+        """What "conditioned" does to the image in this draw, float32 [PARAMETERS]; the other kinds tell nothing.
+
+        log2 of the scale, cosine - 1 and sine of the angle, shift right and down as shares of the side,
+        brightness, log2 of contrast and of saturation.
+        """
+        told = np.zeros(PARAMETERS, dtype=np.float32)
+        if not self.conditioned or (self.plain_first and epoch == 0):
+            return told
+        rng = numpy_rng(self.seed, self.stream, "parameters", epoch, index)
+        made, (scale, angle, right, down, *colour) = rng.random(6) < SHARE, rng.standard_normal(7)
+        angle = np.deg2rad(12) * angle if made[1] else 0.0
+        told[0] = 0.25 * scale * made[0]
+        told[1:3] = np.cos(angle) - 1, np.sin(angle)
+        told[3:5] = 0.1 * right * made[2], 0.1 * down * made[2]
+        told[5:] = np.array([0.1, 0.3, 0.4]) * colour * made[3:]
+        return told
 
     def _square(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
         """A square as large as the image allows, somewhere in the middle half of the longer side's slack."""
@@ -44,6 +74,30 @@ class Augment:
         share = 0.25 + 0.5 * numpy_rng(self.seed, self.stream, "square", epoch, index).random()
         top, left = round((height - side) * share), round((width - side) * share)
         return image[top : top + side, left : left + side]
+
+
+def _nothing(size: int) -> None:
+    return None
+
+
+def _altered(square: np.ndarray, size: int, told: np.ndarray, mirrored: bool) -> np.ndarray:
+    """`square` changed as `told` says, uint8 [size, size, 3]; its border is mirrored outwards."""
+    square = np.ascontiguousarray(square[:, ::-1]) if mirrored else square
+    if told[:5].any():
+        side = len(square)
+        turn = 2.0 ** told[0] * np.array([[1 + told[1], -told[2]], [told[2], 1 + told[1]]])
+        centre = np.full(2, (side - 1) / 2)
+        offset = centre - turn @ centre + side * told[3:5]
+        matrix = np.column_stack([turn, offset])
+        square = cv2.warpAffine(square, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    square = fit_square(square, size)
+    if not told[5:].any():
+        return square
+    pixels = square.astype(np.float32)
+    grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    pixels = grey[..., None] + 2.0 ** told[7] * (pixels - grey[..., None])
+    pixels = 127.5 + 2.0 ** told[6] * (pixels - 127.5) + 255 * told[5]
+    return pixels.round().clip(0, 255).astype(np.uint8)
 
 
 def _light(size: int) -> A.Compose:

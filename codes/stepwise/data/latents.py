@@ -37,10 +37,14 @@ class LatentStatistics:
 
 @dataclass
 class Latents:
-    """Posteriors of N images in V variants: mu, sigma: [N, V, ...] on the training device."""
+    """Posteriors of N images in V variants: mu, sigma: [N, V, ...] on the training device.
+
+    `augment`: [N, V, A], what the augmentation tells of each variant.
+    """
 
     mu: Tensor
     sigma: Tensor
+    augment: Tensor
 
     def __len__(self) -> int:
         return len(self.mu)
@@ -58,12 +62,13 @@ class Latents:
         spread = spread + mean_of(sigma.cpu().double().square() for sigma in self.sigma)
         return LatentStatistics(mean.float(), spread.sqrt().clamp_min(1e-6).float())
 
-    def draw(self, index: np.ndarray, seed: int, step: int) -> Tensor:
-        """A fresh posterior sample of a random variant of each image: [B] -> [B, ...]."""
+    def draw(self, index: np.ndarray, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """A fresh posterior sample of a random variant of each image, and its augmentation: [B] -> [B, ...], [B, A]."""
         variant = numpy_rng(seed, "variant", step).integers(0, self.mu.shape[1], len(index))
         at = (torch.from_numpy(index), torch.from_numpy(variant))
         mu, sigma = self.mu[at], self.sigma[at]
-        return mu + sigma * noise_like(tuple(mu.shape), seed, "posterior", step).to(mu.device)
+        eps = noise_like(tuple(mu.shape), seed, "posterior", step).to(mu.device)
+        return mu + sigma * eps, self.augment[at]
 
 
 @torch.no_grad()
@@ -97,4 +102,9 @@ def encode_variants(
         mus.append(mu.float())
         sigmas.append((0.5 * logvar.float()).exp())
     shape = (len(images), variants, *mus[0].shape[1:])
-    return Latents(torch.cat(mus).reshape(shape).contiguous(), torch.cat(sigmas).reshape(shape).contiguous())
+    told = np.stack([augment.parameters(variant, index) for variant, index in keys])
+    return Latents(
+        torch.cat(mus).reshape(shape).contiguous(),
+        torch.cat(sigmas).reshape(shape).contiguous(),
+        torch.from_numpy(told).reshape(*shape[:2], -1).to(device),
+    )

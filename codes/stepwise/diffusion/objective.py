@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,14 +21,16 @@ def denoising_loss(
     *,
     prediction: str,
     min_snr_gamma: float,
+    augment: Tensor | None = None,
 ) -> Tensor:
-    """Weighted squared error of each item: x0, eps: [B, ...], t: [B] -> [B].
+    """Weighted squared error of each item: x0, eps: [B, ...], t: [B], augment: [B, A] or None -> [B].
 
     The target is eps (Ho et al. 2020, equation 14) or v (Salimans and Ho 2022, appendix D). The
     weight min(SNR, gamma), in units of the x0 error, is that of Hang et al. 2023, section 3.4;
     gamma 0 leaves the target's own weight.
     """
-    output = net(schedule.noise(x0, eps, t), t, label).float()
+    told = () if augment is None else (augment,)
+    output = net(schedule.noise(x0, eps, t), t, label, *told).float()
     target = eps if prediction == "eps" else schedule.velocity(x0, eps, t)
     error = (output - target).square().flatten(1).mean(dim=1)
     if min_snr_gamma:
@@ -45,22 +48,32 @@ def read(output: Tensor, xt: Tensor, alpha_bar: float, prediction: str) -> tuple
 
 
 def predictor(
-    net: nn.Module, schedule: Schedule, prediction: str, label: Tensor | None, null_label: int, guidance: float
+    net: nn.Module,
+    schedule: Schedule,
+    prediction: str,
+    label: Tensor | None,
+    null_label: int,
+    guidance: float,
+    interval: tuple[float, float] = (0.0, math.inf),
 ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
     """A function (xt, t) -> (x0_hat, eps_hat) for the samplers, with classifier-free guidance.
 
     output = uncond + guidance * (cond - uncond), Ho and Salimans 2022, equation 6 with
-    guidance = 1 + w. At guidance 1 (or without labels) the network runs once a step.
+    guidance = 1 + w. At guidance 1 (or without labels) the network runs once a step, and so it does
+    where the noise level sigma = sqrt((1 - alpha_bar) / alpha_bar) lies outside of `interval`
+    (Kynkäänniemi et al. 2024).
     """
 
     def predict(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
         steps = torch.full((len(xt),), t, device=xt.device)
-        if label is None or guidance == 1:
+        alpha_bar = float(schedule.alpha_bar[t])
+        guided = interval[0] <= math.sqrt((1 - alpha_bar) / alpha_bar) <= interval[1]
+        if label is None or guidance == 1 or not guided:
             output = net(xt, steps, label).float()
         else:
             both = torch.cat([label, torch.full_like(label, null_label)])
             cond, uncond = net(torch.cat([xt, xt]), torch.cat([steps, steps]), both).float().chunk(2)
             output = uncond + guidance * (cond - uncond)
-        return read(output, xt, float(schedule.alpha_bar[t]), prediction)
+        return read(output, xt, alpha_bar, prediction)
 
     return predict

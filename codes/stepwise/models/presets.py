@@ -48,7 +48,9 @@ def vector_autoencoder(image_size: int, latent_dim: int, base: int) -> dict[str,
     }
 
 
-def unet(latent_shape: tuple[int, ...], base: int, layers: int, dropout: float, num_classes: int) -> dict[str, Any]:
+def unet(
+    latent_shape: tuple[int, ...], base: int, layers: int, dropout: float, num_classes: int, augment_dim: int = 0
+) -> dict[str, Any]:
     """Config of a UNet for [C, H, W] latents: three levels from 16 cells a side on, else two.
 
     Raises UserError for a width that attention heads cannot share out.
@@ -67,10 +69,11 @@ def unet(latent_shape: tuple[int, ...], base: int, layers: int, dropout: float, 
         "groups": _groups(base),
         "dropout": dropout,
         "num_classes": num_classes,
+        "augment_dim": augment_dim,
     }
 
 
-def vector_net(latent_dim: int, width: int, dropout: float, num_classes: int) -> dict[str, Any]:
+def vector_net(latent_dim: int, width: int, dropout: float, num_classes: int, augment_dim: int = 0) -> dict[str, Any]:
     """Config of a VectorNet for [D] latents."""
     return {
         "kind": "vector_net",
@@ -79,6 +82,7 @@ def vector_net(latent_dim: int, width: int, dropout: float, num_classes: int) ->
         "layers": 6,
         "dropout": dropout,
         "num_classes": num_classes,
+        "augment_dim": augment_dim,
     }
 
 

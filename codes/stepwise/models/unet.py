@@ -97,6 +97,7 @@ class UNet(nn.Module):
     """xt: [B, C, H, W], t: [B] in 0 ... T-1, label: [B] in 0 ... num_classes -> prediction like xt.
 
     `attention` says for each width whether its blocks attend; label `num_classes` means no class.
+    `augment`: [B, augment_dim], how the image was altered (Karras et al. 2022, appendix F.2); none: not at all.
     """
 
     kind = "unet"
@@ -112,6 +113,7 @@ class UNet(nn.Module):
         groups: int = 32,
         dropout: float = 0.0,
         num_classes: int = 0,
+        augment_dim: int = 0,
     ):
         super().__init__()
         emb_dim = 4 * widths[0]
@@ -119,6 +121,7 @@ class UNet(nn.Module):
         self.num_classes = num_classes
         self.time_embedding = TimestepEmbedding(widths[0], emb_dim)
         self.class_embedding = nn.Embedding(num_classes + 1, emb_dim) if num_classes else None
+        self.augment_embedding = nn.Linear(augment_dim, emb_dim, bias=False) if augment_dim else None
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         last = len(widths) - 1
         self.down_blocks = nn.ModuleList(
@@ -135,10 +138,12 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(groups, widths[0], EPS)
         self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
 
-    def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
             emb = emb + self.class_embedding(label)
+        if self.augment_embedding is not None and augment is not None:
+            emb = emb + self.augment_embedding(augment)
         x = self.conv_in(xt)
         skips = [x]
         for block in self.down_blocks:

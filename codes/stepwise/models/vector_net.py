@@ -28,7 +28,7 @@ class ResidualLayer(nn.Module):
 
 
 class VectorNet(nn.Module):
-    """xt: [B, D], t: [B] in 0 ... T-1, label: [B] in 0 ... num_classes -> prediction like xt.
+    """xt: [B, D], t: [B] in 0 ... T-1, label: [B] in 0 ... num_classes -> prediction like xt; `augment` as in UNet.
 
     The second half of the layers each take the output of its mirror in the first half, as the
     levels of a U-Net do.
@@ -36,12 +36,22 @@ class VectorNet(nn.Module):
 
     kind = "vector_net"
 
-    def __init__(self, *, channels: int, width: int = 512, layers: int = 6, dropout: float = 0.0, num_classes: int = 0):
+    def __init__(
+        self,
+        *,
+        channels: int,
+        width: int = 512,
+        layers: int = 6,
+        dropout: float = 0.0,
+        num_classes: int = 0,
+        augment_dim: int = 0,
+    ):
         super().__init__()
         emb_dim = 256
         self.num_classes = num_classes
         self.time_embedding = TimestepEmbedding(128, emb_dim)
         self.class_embedding = nn.Embedding(num_classes + 1, emb_dim) if num_classes else None
+        self.augment_embedding = nn.Linear(augment_dim, emb_dim, bias=False) if augment_dim else None
         self.linear_in = nn.Linear(channels, width)
         self.down = nn.ModuleList(ResidualLayer(width, emb_dim, dropout) for _ in range(layers // 2))
         self.joins = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(layers // 2))
@@ -49,10 +59,12 @@ class VectorNet(nn.Module):
         self.norm_out = nn.LayerNorm(width)
         self.linear_out = nn.Linear(width, channels)
 
-    def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
             emb = emb + self.class_embedding(label)
+        if self.augment_embedding is not None and augment is not None:
+            emb = emb + self.augment_embedding(augment)
         x = self.linear_in(xt)
         skips = []
         for layer in self.down:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,12 +20,13 @@ from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """kind: ddpm, ddim or dpmpp; eta is ddim's; guidance 1 is none."""
+    """kind: ddpm, ddim or dpmpp; eta is ddim's; guidance 1 is none and acts within `interval` of sigma only."""
 
     kind: str
     steps: int
     eta: float
     guidance: float
+    interval: tuple[float, float] = (0.0, math.inf)
 
 
 def generate(
@@ -52,7 +54,8 @@ def _latents(
     model: TrainedDenoiser, vae: FrozenVAE, label: Tensor | None, numbers: range, seed: int, options: SamplerOptions
 ) -> Tensor:
     device = vae.device
-    predict = predictor(model.net, model.schedule, model.prediction, label, len(model.classes), options.guidance)
+    guidance = (len(model.classes), options.guidance, options.interval)
+    predict = predictor(model.net, model.schedule, model.prediction, label, *guidance)
 
     def noise(step: int | str) -> Tensor:
         draws = [noise_like(model.latent_shape, seed, "image", number, step) for number in numbers]
