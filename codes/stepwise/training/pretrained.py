@@ -23,6 +23,7 @@ class FrozenVAE:
     """3A's autoencoder with its EMA weights. `sha256` is the fingerprint of those weights."""
 
     net: nn.Module
+    config: dict[str, Any]
     device: Device
     image_size: int
     path: Path
@@ -53,6 +54,7 @@ class TrainedDenoiser:
     """
 
     net: nn.Module
+    config: dict[str, Any]
     schedule: schedule.Schedule
     prediction: str
     statistics: LatentStatistics
@@ -66,7 +68,8 @@ def load_vae(path: Path, device: Device) -> FrozenVAE:
     """Raises UserError when the file is missing or not a checkpoint of 3A."""
     document = _load(path, "3A", "VAE checkpoint", "--vae-checkpoint", "Train the VAE first with 3A-train-vae-corel.py")
     net, weights = _sampling_net(document["nets"]["vae"], autoencoder.build, device, path)
-    return FrozenVAE(net, device, document["image_size"], path, checkpoints.fingerprint(weights))
+    config = document["nets"]["vae"]["config"]
+    return FrozenVAE(net, config, device, document["image_size"], path, checkpoints.fingerprint(weights))
 
 
 def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser:
@@ -77,6 +80,7 @@ def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser
     settings = document["diffusion"]
     return TrainedDenoiser(
         net=net,
+        config=document["nets"]["denoiser"]["config"],
         schedule=schedule.build(settings["schedule"], settings["timesteps"]),
         prediction=settings["prediction"],
         statistics=LatentStatistics(**document["latents"]),

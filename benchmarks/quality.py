@@ -1,0 +1,166 @@
+"""Ablations of the recipe: the same images and minutes for every variant, judged by 3D.
+
+    python benchmarks/quality.py --data-dir data/corel --minutes 10 --seeds 3 --variants default conditioned
+
+Writes OUTPUT/quality.md (the table) and keeps every run below OUTPUT, so that a second call goes on
+where the first one stopped. A variant is what it changes in the flags of 3A, 3B and 3C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+CODES = Path(__file__).resolve().parents[1] / "codes"
+VARIANTS: dict[str, dict[str, list[str]]] = {
+    "default": {},
+    "light augmentation": {"3B": ["--augment", "light"]},
+    "balanced augmentation": {"3B": ["--augment", "balanced"]},
+    "told augmentation": {"3B": ["--augment", "conditioned"]},
+    "no augmentation": {"3B": ["--augment", "none"]},
+    "64 channels": {"3B": ["--base-channels", "64"]},
+    "128 channels": {"3B": ["--base-channels", "128"]},
+    "no dropout": {"3B": ["--dropout", "0"]},
+    "dropout 0.25": {"3B": ["--dropout", "0.25"]},
+    "eps-prediction": {"3B": ["--prediction", "eps"]},
+    "no min-SNR": {"3B": ["--min-snr-gamma", "0"]},
+    "cosine noise schedule": {"3B": ["--schedule", "cosine"]},
+    "learning rate 1e-4": {"3B": ["--lr", "1e-4"]},
+    "learning rate 1e-3": {"3B": ["--lr", "1e-3"]},
+    "EMA 0.999": {"3B": ["--ema-decay", "0.999"]},
+    "batch 64": {"3B": ["--batch-size", "64"]},
+    "no early stopping": {"3B": ["--early-stopping-patience", "0", "--oscillation-window", "0"]},
+    "guidance 1": {"3C": ["--guidance", "1"]},
+    "guidance 1.5": {"3C": ["--guidance", "1.5"]},
+    "guidance 3": {"3C": ["--guidance", "3"]},
+    "guidance 3 for sigma 0.3 to 5": {"3C": ["--guidance", "3", "--guidance-interval", "0.3", "5"]},
+    "equivariance 0.5": {"3A": ["--equivariance", "0.5"]},
+    "KL budget 40": {"3A": ["--kl-target", "40"]},
+    "downsample 4": {"3A": ["--downsample", "4"]},
+}
+SHOWN = ("cas", "cas_gain", "kid", "swd", "coverage", "memorized_pixel")
+
+
+def main() -> None:
+    args = parse_args()
+    out = args.output_dir.resolve()
+    run(out, "2A-prepare_corel_dataset.py", "--data-dir", args.data_dir.resolve(), "--holdout", 0.2)
+    rows: dict[str, list[dict]] = {name: [] for name in args.variants}
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        sets = {name: generated(out, name, seed, args) for name in args.variants}
+        report = out / f"seed_{seed}" / "report"
+        for name, (folder, vae) in sets.items():
+            target = report / slug(name)
+            if not (target / "metrics.json").exists():
+                judge(out, target, f"{slug(name)}={folder}", vae, args)
+            rows[name].append(json.loads((target / "metrics.json").read_text()))
+        write_table(out / "quality.md", rows, args)
+    print((out / "quality.md").read_text())
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("data/corel"))
+    parser.add_argument("--output-dir", type=Path, default=Path("quality_runs"))
+    parser.add_argument("--vae-minutes", type=float, default=20.0, help="training time of each autoencoder")
+    parser.add_argument("--minutes", type=float, default=10.0, help="training time of each diffusion model")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--num-images", type=int, default=300)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    return parser.parse_args()
+
+
+def generated(out: Path, name: str, seed: int, args: argparse.Namespace) -> tuple[Path, Path]:
+    """Train what is not trained yet and generate; runs that do not differ are shared. (images, VAE checkpoint)"""
+    changes = VARIANTS[name]
+    base = out / f"seed_{seed}"
+    common = ("--seed", seed, "--device", args.device)
+    vae = base / f"vae_{slug(' '.join(changes.get('3A', [])))}"
+    prepared = out / "training_data" / "corel" / "corel_all"
+    train(
+        out, vae, "3A-train-vae-corel.py", "--data-dir", prepared, "--image-size", args.image_size,
+        *("--max-minutes", args.vae_minutes), *common, *changes.get("3A", []),
+    )  # fmt: skip
+    model = base / f"model_{slug(' '.join(changes.get('3A', []) + changes.get('3B', [])))}"
+    train(
+        out, model, "3B-train-diffusion-from-scratch-corel.py", "--vae-checkpoint", vae / "best_model.pt",
+        *("--image-dir", prepared, "--class-conditional", "--max-minutes", args.minutes),
+        *common, *changes.get("3B", []),
+    )  # fmt: skip
+    images = base / f"images_{slug(name)}"
+    if not (images / "all_individual" / "captions.json").exists():
+        run(
+            out, "3C-generate-samples-corel.py", "--diffusion-checkpoint", model / "best_model.pt",
+            *("--vae-checkpoint", vae / "best_model.pt", "--output", images / "all.png", "--individual", "always"),
+            *("--num-images", args.num_images, "--nrow", 8, "--sampler", "dpmpp"), *common, *changes.get("3C", []),
+        )  # fmt: skip
+    return images, vae / "best_model.pt"
+
+
+def train(out: Path, folder: Path, script: str, *flags: object) -> None:
+    if not (folder / "summary.json").exists():
+        run(out, script, *flags, "--output-dir", folder, "--resume", "auto")
+
+
+def judge(out: Path, target: Path, named: str, vae: Path, args: argparse.Namespace) -> None:
+    prepared = out / "training_data" / "corel"
+    run(
+        out, "3D-evaluate-samples-corel.py", "--train-dir", prepared / "corel_all",
+        *("--heldout-dir", prepared / "corel_heldout", "--generated", named, "--vae-checkpoint", vae),
+        *("--output-dir", target, "--device", args.device),
+    )  # fmt: skip
+
+
+def run(out: Path, script: str, *flags: object) -> None:
+    print(f"== {script} {' '.join(map(str, flags))}", flush=True)
+    subprocess.run([sys.executable, CODES / script, *map(str, flags), "--base-dir", str(out)], check=True)
+
+
+def write_table(path: Path, rows: dict[str, list[dict]], args: argparse.Namespace) -> None:
+    """Mean over the seeds, with the spread in brackets where there are several."""
+    import torch
+
+    lines = [
+        "| variant | " + " | ".join(SHOWN) + " | PSNR | seeds |",
+        "|---|" + "---|" * (len(SHOWN) + 2),
+    ]
+    for name, documents in rows.items():
+        measured = [{**d["sets"][0]["measures"], **d["reconstruction"]} for d in documents]
+        cells = [cell([m[key]["value"] for m in measured if key in m]) for key in (*SHOWN, "psnr")]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(documents)} |")
+    some = next((d for documents in rows.values() for d in documents), None)
+    if some:
+        floor = [cell([some["floor"][key]["value"]]) if key in some["floor"] else "" for key in SHOWN]
+        lines.append("| *real images* | " + " | ".join(floor) + " |  |  |")
+    machine = (
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    head = (
+        f"{args.vae_minutes:g} minutes for each autoencoder and {args.minutes:g} for each diffusion model at "
+        f"{args.image_size} px, {args.num_images} images; {machine}; {date.today().isoformat()}.\n"
+    )
+    path.write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    text = f"{statistics.mean(values):.3g}"
+    return text + (f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else "")
+
+
+def slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in text).strip("_") or "default"
+
+
+if __name__ == "__main__":
+    main()
