@@ -8,12 +8,12 @@ import secrets
 import sys
 from pathlib import Path
 
+from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, resolve, writable_folder
 from stepwise.training import cli
 
 FEW = 16
-GUIDANCE = 2.0
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,8 +59,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--guidance-interval",
         nargs=2,
         type=cli.non_negative_float,
+        default=list(INTERVAL),
         metavar=("LOW", "HIGH"),
-        help="noise levels sigma between which guidance acts, for example 0.3 5 (default: all)",
+        help="noise levels sigma between which guidance acts; 0 1000: all",
     )
     how.add_argument(
         "--batch-size", type=cli.positive_int, default=16, help="images at a time; reduce it if memory runs out"
@@ -81,7 +82,7 @@ def settle_sampler(args: argparse.Namespace, parser: cli.Parser) -> argparse.Nam
     if args.eta is not None and args.eta > 1:
         parser.error("--eta goes from 0 to 1")
     args.eta = args.eta or 0.0
-    if args.guidance_interval and args.guidance_interval[0] > args.guidance_interval[1]:
+    if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance-interval takes the lower noise level first")
     if args.seed is None:
         args.seed = secrets.randbelow(2**31)
@@ -106,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     model = load_denoiser(resolve(args.base_dir, args.diffusion_checkpoint), device, vae)
     labels = choose_labels(args, model)
     count = len(labels) if labels else args.num_images or 16
-    interval = tuple(args.guidance_interval) if args.guidance_interval else (0.0, float("inf"))
-    options = SamplerOptions(args.sampler, steps(args, model), args.eta, guidance(args, model), interval)
+    strength = (guidance(args, model), tuple(args.guidance_interval))
+    options = SamplerOptions(args.sampler, steps(args, model), args.eta, *strength)
     output = grid_path(args)
 
     images = []

@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     draw = parser.add_argument_group("drawing from checkpoints")
     draw.add_argument("--num-images", type=cli.positive_int, default=300, help="images to draw from a checkpoint")
-    draw.add_argument("--guidance", type=cli.non_negative_float, help="as in 3C (default: 2 with classes)")
+    draw.add_argument("--guidance", type=cli.non_negative_float, help="as in 3C (default: 3C's)")
     draw.add_argument("--steps", type=cli.positive_int, default=25, help="steps of DPM-Solver++")
     cli.add_run_flags(parser, workers=False)
     args = cli.parse(parser, argv)

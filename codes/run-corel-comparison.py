@@ -35,7 +35,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--holdout", type=cli.fraction, default=0.2, help="share of the images to judge with")
     what.add_argument("--image-size", type=cli.positive_int, default=64, help="side of the images in pixels")
     what.add_argument("--num-images", type=cli.positive_int, default=300, help="images to generate for each regime")
-    what.add_argument("--guidance", type=cli.non_negative_float, default=2.0, help="of the class-conditional model")
     more = parser.add_argument_group("more flags")
     more.add_argument("--vae-config", metavar="FILE.yaml", help="passed to 3A as --config")
     more.add_argument("--diffusion-config", metavar="FILE.yaml", help="passed to 3B as --config")
@@ -130,7 +129,6 @@ class Runner:
                 *("--diffusion-checkpoint", self.output / name / "best_model.pt", "--vae-checkpoint", vae),
                 *("--num-images", -(-self.args.num_images // len(folders)), "--individual", "always"),
                 *("--sampler", "dpmpp", "--nrow", 8, "--device", self.args.device),
-                *(("--guidance", self.args.guidance) if conditional else ()),
                 *("--output", self.output / "generated" / regime / f"{folder.name}.png"),
             )
 

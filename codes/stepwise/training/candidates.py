@@ -12,6 +12,7 @@ from PIL import Image
 
 from stepwise.data.folders import CAPTION_START, CAPTIONS
 from stepwise.data.image_sets import ImageSet, list_generated, load_set, positions
+from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import decode, save_png
 from stepwise.foundation.paths import make_folder, resolve, write_atomically
@@ -84,14 +85,14 @@ def draw(
     """Draw `count` images, equally of each class, into `folder` as 3C would."""
     model = load_denoiser(checkpoint, vae.device, vae)
     if guidance is None:
-        guidance = 2.0 if model.classes and model.label_dropout > 0 else 1.0
+        guidance = GUIDANCE if model.classes and model.label_dropout > 0 else 1.0
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
     names = [model.classes[label]["name"] for label in labels] if labels else model.image_classes * count
     names = names if len(names) == count else None
     make_folder(folder)
     for old in folder.glob("image_*.png"):
         old.unlink()
-    options = SamplerOptions("dpmpp", min(steps, model.schedule.timesteps), 0.0, guidance)
+    options = SamplerOptions("dpmpp", min(steps, model.schedule.timesteps), 0.0, guidance, INTERVAL)
     used = {"diffusion_checkpoint": str(checkpoint.resolve()), "guidance": guidance, "steps": options.steps}
     number = 0
     for batch, done in generate(model, vae, labels, count, BATCH, seed, options):

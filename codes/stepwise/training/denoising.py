@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.diffusion.objective import denoising_loss, predictor
 from stepwise.diffusion.samplers import dpmpp
 from stepwise.diffusion.schedule import Schedule
@@ -24,7 +25,6 @@ from stepwise.training.pretrained import FrozenVAE
 TIMES_AN_IMAGE = 2
 PREVIEW_STEPS = 12
 PREVIEW_IMAGES = 16
-PREVIEW_GUIDANCE = 2.0
 
 
 class DenoiserMonitor:
@@ -84,7 +84,8 @@ class DenoiserMonitor:
             self.args.prediction,
             label,
             self.num_classes,
-            PREVIEW_GUIDANCE if self.args.label_dropout else 1.0,
+            GUIDANCE if self.args.label_dropout else 1.0,
+            INTERVAL,
         )
 
         def checked(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
