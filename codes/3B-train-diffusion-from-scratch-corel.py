@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
             },
             "plateau": plateau.state(),
             "images": data.sha256,
-            "parents": {"vae": {"path": str(vae.path), "sha256": vae.sha256}},
+            "parents": {"vae": {"path": str(vae.path.resolve()), "sha256": vae.sha256}},
         }
 
     if state is not None:

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from stepwise.foundation import devices
     from stepwise.foundation.images import grid, labelled_grid, save_png
-    from stepwise.training.generate import SamplerOptions, generate
+    from stepwise.training.generate import SamplerOptions, generate, write_images
     from stepwise.training.pretrained import load_denoiser, load_vae
 
     device = devices.choose(args.device)
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         names = [model.classes[label]["name"] for label in labels] if labels else None
         if not labels and len(model.image_classes) == 1:  # a model of one class
             names = model.image_classes * count
-        save_individually(folder, images, names, metadata)
+        write_images(folder, images, names, metadata)
         print(f"One by one: {folder}")
     elif folder.exists():
         print(f"Note: {folder} holds the images of an earlier run, not these.")
@@ -196,25 +196,6 @@ def class_rows(images, labels: list[int], classes: list[dict], nrow: int) -> lis
         starts = range(0, len(own), nrow)
         rows += [(entry["name"] if start == 0 else "", own[start : start + nrow]) for start in starts]
     return rows
-
-
-def save_individually(folder: Path, images, names: list[str] | None, metadata: dict) -> None:
-    """image_0001.png ... in `folder` and, where the classes are known, captions.json as 2A writes it.
-
-    What an earlier run left there is removed first.
-    """
-    from stepwise.data.folders import CAPTION_START, CAPTIONS
-    from stepwise.foundation.images import save_png
-    from stepwise.foundation.paths import write_atomically
-
-    for old in [*folder.glob("image_*.png"), *folder.glob(CAPTIONS)]:
-        old.unlink()
-    for number, image in enumerate(images):
-        label = {"class": names[number]} if names else {}
-        save_png(folder / f"image_{number + 1:04d}.png", image, {**metadata, **label})
-    if names:
-        captions = {f"image_{number + 1:04d}.png": CAPTION_START + name for number, name in enumerate(names)}
-        write_atomically(folder / CAPTIONS, [(json.dumps(captions, indent=2) + "\n").encode()])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, resolve, writable_folder
 from stepwise.training import cli
 
+MIN_SIDE = 16  # the small CNN halves an image four times
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(
@@ -52,6 +54,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     draw.add_argument("--steps", type=cli.positive_int, default=25, help="steps of DPM-Solver++")
     cli.add_run_flags(parser, workers=False)
     args = cli.parse(parser, argv)
+    if args.image_size and args.image_size < MIN_SIDE:
+        parser.error(f"--image-size {args.image_size} is too small to judge; take {MIN_SIDE} or more")
     if args.inception_weights and args.features == "cas":
         parser.error("--inception-weights and --features cas exclude each other")
     return args
@@ -69,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training import candidates as sources
     from stepwise.training.pretrained import load_vae, parent_vae
     from stepwise.training.quality import Judge, Settings, reconstruction, require_enough
-    from stepwise.training.quality_report import Findings, write_all
+    from stepwise.training.quality_report import AUTOENCODER, Findings, write_all
 
     device = devices.choose(args.device)
     print(devices.summary(device))
@@ -90,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
                 options = (args.num_images, args.seed, args.guidance, args.steps)
                 sources.draw(path, load_vae(vae_of_this, device), folders[name], *options, bar.update)
             vae_path = vae_path or vae_of_this
-    size = args.image_size or min(sources.nearest_size(folder) for folder in folders.values())
+    size = args.image_size or max(MIN_SIDE, min(sources.nearest_size(folder) for folder in folders.values()))
     train = load_set("the training images", train_paths, train_label, size)
     held_out = load_set("the held-out images", heldout_paths, positions(heldout_names, classes), size)
     held_out, notes = require_enough(train, held_out, classes)
@@ -124,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         results = {candidate.name: judge.judge(candidate.images) for candidate in sets}
         floors, copies = judge.floors(), judge.copies()
     decoded, pictures = reconstruction(held_out, vae, args.seed) if vae else (None, None)
-    for name, result in (*results.items(), ("autoencoder", decoded)):
+    for name, result in (*results.items(), (AUTOENCODER, decoded)):
         notes += [f"{name}: {line}" for line in (result.skipped if result else ())]
     found = Findings(
         candidates=sets,
@@ -152,11 +156,13 @@ def main(argv: list[str] | None = None) -> int:
 def named_paths(args: argparse.Namespace) -> dict[str, Path]:
     """--generated as {name: path}; names are used in file names and must differ."""
     from stepwise.training.candidates import split_name
+    from stepwise.training.quality_report import AUTOENCODER, COPIES, HELD_OUT, TRAIN
 
     found: dict[str, Path] = {}
     for text in args.generated:
         name, path = split_name(text)
-        if name in found or set(name) & set("/\\\0") or name.startswith("."):
+        reserved = (TRAIN, HELD_OUT, COPIES, AUTOENCODER)
+        if name in found or name in reserved or set(name) & set("/\\\0") or name.startswith("."):
             raise UserError(f"--generated: '{name}' cannot name a set (or stands twice).\nWrite OTHER_NAME={path}.")
         found[name] = resolve(args.base_dir, path)
         if not found[name].exists():

@@ -40,6 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     more.add_argument("--diffusion-config", metavar="FILE.yaml", help="passed to 3B as --config")
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
+    args.regimes = list(dict.fromkeys(args.regimes))
     if not args.holdout:
         parser.error("--holdout must be above 0: the comparison is judged on images that no model has seen")
     return args

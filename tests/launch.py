@@ -19,8 +19,48 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 CODES = REPOSITORY / "codes"
-SCRIPTS = {name: next(CODES.glob(f"{name}-*.py")) for name in ("1A", "2A", "3A", "3B", "3C")}
+SCRIPTS = {name: next(CODES.glob(f"{name}-*.py")) for name in ("1A", "2A", "3A", "3B", "3C", "3D", "3E")}
+SCRIPTS["comparison"] = CODES / "run-corel-comparison.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(CODES)}
+
+OFFLINE = """
+import os, tempfile
+for name in ("http_proxy", "https_proxy"):
+    os.environ[name] = "http://127.0.0.1:9"
+os.environ["TORCH_HOME"] = os.path.join(tempfile.gettempdir(), "no weights here")
+"""
+_FORKED = """
+import os, runpy, subprocess, sys, traceback
+MORE = {more!r}
+
+class Forked:
+    def __init__(self, command):
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                sys.argv = [*command[1:], *MORE.get(os.path.basename(command[1])[:2], ())]
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def wait(self, timeout):
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+subprocess.Popen = Forked
+"""
+
+
+def forked(more: dict[str, tuple]) -> str:
+    """For `before` of a script that starts others: they fork too, with `more` flags for "3A", ..., and no network."""
+    return OFFLINE + _FORKED.format(more={name: [str(flag) for flag in flags] for name, flags in more.items()})
 
 
 class Process:
@@ -121,8 +161,11 @@ def cold(script: Path | str, *flags: object, cwd: Path = REPOSITORY) -> subproce
 
 def _serve() -> None:
     import albumentations  # noqa: F401
+    import jinja2  # noqa: F401
+    import scipy.stats  # noqa: F401
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
+    import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401
     import torchmetrics.functional.image  # noqa: F401
     from matplotlib import pyplot  # noqa: F401
     from PIL import Image
@@ -132,6 +175,7 @@ def _serve() -> None:
     import stepwise.training.denoising
     import stepwise.training.loop
     import stepwise.training.pretrained
+    import stepwise.training.quality_report
     import stepwise.training.vae  # noqa: F401
 
     Image.init()

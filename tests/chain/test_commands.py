@@ -21,6 +21,9 @@ SMALL = {
     "3A": "--image-size 32 --base-channels 8 --epochs 1 --num-workers 0 --perceptual-net pyramid",
     "3B": "--base-channels 16 --layers 1 --augment-variants 1 --epochs 1 --num-workers 0 --timesteps 60",
     "3C": "--num-images 4",
+    "3D": "--cas-steps 5 --cas-seeds 1 --num-images 8 --steps 4 --features cas",
+    "3E": "",
+    "comparison": "--regimes unified --minutes 0.01 --image-size 32 --num-images 4 --num-workers 0",
 }
 GUIDE = """
 python 2A-prepare_corel_dataset.py --data-dir data/corel --base-dir .
@@ -73,13 +76,16 @@ def run_all(server, folder, lines):
     for line in lines:
         python, script, *flags = shlex.split(line.replace("/workspace", str(workspace)))
         assert python == "python"
-        name = re.search(r"(\d[A-Z])-", script)[1]
+        numbered = re.search(r"(\d[A-Z])-", script)
+        name = numbered[1] if numbered else "comparison"
         if "--base-dir" in flags and name == "3A":
             server.run("2A", "--data-dir", folder / "data" / "corel", "--base-dir", workspace, "--num-workers", 0)
         flags += shlex.split(SMALL[name])
         if name in ("3A", "3B") and "--resume" not in flags:
             flags.append("--overwrite")
-        done = server.run(name, *flags, cwd=folder)
+        steps = {step: shlex.split(SMALL[step]) for step in ("3A", "3B", "3D")}
+        before = launch.OFFLINE if numbered else launch.forked(steps)
+        done = server.run(name, *flags, cwd=folder, before=before)
         assert done.code == 0, f"{line}\n{done.out}{done.err}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import DENOISER_FLAGS, GRID_FLAGS, VAE_FLAGS, draw_images
 from launch import CODES, REPOSITORY, SCRIPTS, Server, cold, failed
 from PIL import Image
 
+from stepwise.data.folders import read_labels
 from stepwise.foundation import checkpoints
 
 
@@ -93,7 +95,12 @@ def test_chain_3b_writes(base: Path) -> None:
 
 
 def test_chain_3c_writes(base: Path) -> None:
-    assert names(base / "generated_images_individual") == {f"image_{number:04d}.png" for number in range(1, 9)}
+    folder = base / "generated_images_individual"
+    images = [f"image_{number:04d}.png" for number in range(1, 9)]
+    assert names(folder) == {*images, "captions.json"}
+    wanted = ["a photo of a steam train"] * 4 + ["a photo of a cake"] * 4
+    assert json.loads((folder / "captions.json").read_text()) == dict(zip(images, wanted, strict=True))
+    assert read_labels(folder)[1] == ["steam train"] * 4 + ["cake"] * 4, "it can be trained on as it is"
     grid = Image.open(base / "generated_images.png")
     assert grid.size[0] >= 4 * 32
     assert grid.size[1] >= 2 * 32
@@ -142,6 +149,18 @@ def test_individual_files(generate) -> None:
     assert len(singles(generate("always", "--num-images", 17, "--individual", "always"))) == 17
     assert len(singles(generate("never", "--num-images", 2, "--individual", "never"))) == 0
     assert len(singles(generate("sixteen", "--num-images", 3))) == 3, "files of an earlier run are removed"
+
+
+def test_a_folder_of_an_earlier_run_is_noted(server: Server, vae: Path, denoiser: Path, tmp_path: Path) -> None:
+    """The single images beside a grid are taken for those of the grid."""
+    files = ("--vae-checkpoint", vae / "best_model.pt", "--diffusion-checkpoint", denoiser / "best_model.pt")
+    flags = (*files, "--output", tmp_path / "x.png", "--steps", 2, "--sampler", "ddim", "--num-images", 2)
+    assert "Note:" not in server.run("3C", *flags, "--individual", "never").out
+    assert "Note:" not in server.run("3C", *flags).out
+    before = (tmp_path / "x_individual/image_0001.png").read_bytes()
+    said = server.run("3C", *flags, "--individual", "never").out
+    assert f"Note: {tmp_path / 'x_individual'} holds the images of an earlier run" in said
+    assert (tmp_path / "x_individual/image_0001.png").read_bytes() == before
 
 
 def test_same_seed_same_images_at_every_batch_size(generate) -> None:
@@ -214,6 +233,58 @@ def test_vector_latents_without_classes(server: Server, vector: Path) -> None:
     assert 32 <= height < 2 * 32
     failed(server.run("3C", *files, "--class", "cake"), "without classes", "--class-conditional")
     failed(server.run("3C", *files, "--guidance", 3), "--guidance needs", "--class-conditional")
+
+
+def test_without_classes_there_are_no_captions(server: Server, vector: Path, tmp_path: Path) -> None:
+    """A model of two classes, not told which: nothing says what an image shows. Captions of before go."""
+    files = ("--vae-checkpoint", vector / "vae/best_model.pt", "--diffusion-checkpoint")
+    (tmp_path / "x_individual").mkdir()
+    (tmp_path / "x_individual/captions.json").write_text("{}")
+    done = server.run(
+        *("3C", *files, vector / "denoiser/best_model.pt", "--output", tmp_path / "x.png"),
+        *("--ddim-steps", 2, "--num-images", 2),
+    )
+    assert done.code == 0, done.err
+    assert names(tmp_path / "x_individual") == {"image_0001.png", "image_0002.png"}
+
+
+def test_a_model_of_one_class_writes_captions(server: Server, vae: Path, tmp_path: Path) -> None:
+    draw_images(tmp_path / "old cars", classes=1, each=4)
+    for path in (tmp_path / "old cars").glob("0001_*"):
+        path.rename(path.with_name(path.name.removeprefix("0001_")))
+    files = ("--vae-checkpoint", vae / "best_model.pt")
+    run = ("--image-dir", tmp_path / "old cars", "--output-dir", tmp_path / "run")
+    done = server.run("3B", *files, *run, *DENOISER_FLAGS, "--epochs", 1)
+    assert done.code == 0, done.err
+    flags = ("--diffusion-checkpoint", tmp_path / "run/best_model.pt", "--output", tmp_path / "x.png")
+    done = server.run("3C", *files, *flags, "--ddim-steps", 2, "--num-images", 3)
+    assert done.code == 0, done.err
+    captions = json.loads((tmp_path / "x_individual/captions.json").read_text())
+    assert captions == {f"image_{number:04d}.png": "a photo of a old cars" for number in (1, 2, 3)}
+
+
+def test_each_script_says_the_next_command(server: Server, tmp_path: Path) -> None:
+    """From 2A to 3C by the last line that each printed, typed in another folder than --base-dir."""
+    draw_images(tmp_path / "base dir/data/corel")
+    (tmp_path / "here").mkdir()
+    small = {
+        "3A": (*GRID_FLAGS, "--epochs", 1),
+        "3B": (*DENOISER_FLAGS, "--epochs", 1, "--timesteps", 30),
+        "3C": ("--num-images", 2, "--steps", 2),
+    }
+    done = server.run("2A", "--base-dir", "../base dir", "--num-workers", 0, "--no-visualize", cwd=tmp_path / "here")
+    for script, flags in small.items():
+        assert done.code == 0, done.err
+        line = done.out.strip().splitlines()[-1]
+        assert line.startswith("Next: python ")
+        typed = shlex.split(line.removeprefix("Next: python "))
+        assert Path(typed[0]) == SCRIPTS[script]
+        assert typed[typed.index("--base-dir") + 1] == "../base dir"
+        done = server.run(script, *typed[1:], *flags, cwd=tmp_path / "here")
+    assert done.code == 0, done.err
+    assert "Next:" not in done.out
+    assert Image.open(tmp_path / "base dir/generated_images.png").size[0] >= 2 * 32
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_other_vae_is_refused(server: Server, vector: Path, vae: Path, denoiser: Path) -> None:

@@ -133,6 +133,42 @@ def test_removed_images_and_classes_leave_no_trace(base: Path) -> None:
     assert names_in(root / "corel_all") == {f"0001_{image:04d}.png" for image in range(1, 10)}
 
 
+def test_replaced_images_are_counted(base: Path) -> None:
+    """Those of another dataset; what only moves between the folders is still there."""
+    assert "Replaced" not in prepare(base)
+    assert "Replaced" not in prepare(base, "--holdout", "0.2")
+    assert "Replaced" not in prepare(base, "--holdout", "0.4")
+    for image in range(4):
+        draw(base / f"data/other/0001_{image + 8:04d}.png", seed=500 + image)  # two names are those of before
+    assert "Replaced:    13 images" in prepare(base, "--data-dir", "data/other")
+    assert len(names_in(prepared(base) / "corel_all")) == 4
+    assert "Replaced" not in prepare(base, "--data-dir", "data/other")
+    assert "Replaced:    2 images" in prepare(base), "back again: two of the four names are those of before"
+
+
+def test_images_that_lie_too_deep_are_named(tmp_path: Path) -> None:
+    data = tmp_path / "data/corel"
+    draw(data / "boats/1.png", 1)
+    draw(data / "boats/2019/2.png", 2)
+    draw(data / "boats/2019/summer/3.png", 3)
+    draw(data / "cars/old/4.png", 4)
+    draw(data / "boats/2019/notes.txt.png", 5)
+    prepare(tmp_path)
+    deep = ("boats/2019/2.png", "boats/2019/summer/3.png", "boats/2019/notes.txt.png", "cars/old/4.png")
+    assert bad_images(tmp_path) == dict.fromkeys(deep, "deeper than one sub-folder")
+    assert names_in(prepared(tmp_path) / "corel_all") == {"0001_1.png"}
+
+
+def test_images_too_deep_below_a_flat_folder_are_named(base: Path) -> None:
+    draw(base / "data/corel/more/0001_0099.png", 1)
+    draw(base / "data/corel/more/deep/0001_0098.png", 2)
+    prepare(base)
+    assert bad_images(base) == {
+        "more/0001_0099.png": "in a sub-folder of a flat folder",
+        "more/deep/0001_0098.png": "deeper than one sub-folder",
+    }
+
+
 def test_broken_images_are_left_out_and_named(base: Path, tmp_path: Path) -> None:
     data = base / "data/corel"
     draw(data / "0001_cut.png", 1)

@@ -73,7 +73,7 @@ def survey(folder: Path) -> Survey:
         found.bad += [
             (_relative(path, folder), "deeper than one sub-folder")
             for deeper in list_entries(entry)
-            if deeper.is_dir() and not deeper.is_symlink()
+            if deeper.is_dir() and not deeper.is_symlink() and not deeper.name.startswith(".")
             for path in sorted(deeper.rglob("*"))
             if is_image_name(path.name) and path.is_file()
         ]

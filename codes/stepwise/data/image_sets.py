@@ -92,7 +92,7 @@ def load_set(name: str, paths: list[Path], labels: list[int], size: int) -> Imag
 
 
 def positions(names: list[str], classes: list[dict]) -> list[int]:
-    """Each name's place in the table of `classes`: by name in any case, or by number as in class_0001; else -1."""
+    """Each name's place in the table of `classes`: by name in any case, or by number (class_0001, 0001); else -1."""
     table = {entry["name"].lower(): i for i, entry in enumerate(classes)}
-    numbered = {f"{CLASS_PREFIX}{entry['number']:04d}": i for i, entry in enumerate(classes)}
-    return [table.get(name.lower(), numbered.get(name.lower(), -1)) for name in names]
+    numbered = {f"{entry['number']:04d}": i for i, entry in enumerate(classes)}
+    return [table.get(name.lower(), numbered.get(name.lower().removeprefix(CLASS_PREFIX), -1)) for name in names]

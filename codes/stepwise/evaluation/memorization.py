@@ -50,7 +50,9 @@ def neighbours(vectors: np.ndarray, reference: np.ndarray, *, leave_out_self: bo
     With `leave_out_self`, vector i is training image i and its own variants do not count.
     """
     queries = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
-    distance = torch.stack([torch.cdist(queries, _tensor(part)) for part in reference]).amin(dim=0)  # [N, M]
+    distance = torch.stack(
+        [torch.cdist(queries, _tensor(part), compute_mode="donot_use_mm_for_euclid_dist") for part in reference]
+    ).amin(dim=0)  # [N, M]
     if leave_out_self:
         distance.fill_diagonal_(torch.inf)
     values, index = distance.topk(2, dim=1, largest=False)

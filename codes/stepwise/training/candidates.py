@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from stepwise.data.folders import CAPTION_START, CAPTIONS
 from stepwise.data.image_sets import ImageSet, list_generated, load_set, positions
 from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import decode, save_png
-from stepwise.foundation.paths import make_folder, resolve, write_atomically
-from stepwise.training.generate import SamplerOptions, generate
+from stepwise.foundation.images import decode
+from stepwise.foundation.paths import make_folder, resolve
+from stepwise.training.generate import SamplerOptions, generate, write_images
 from stepwise.training.pretrained import FrozenVAE, load_denoiser
 
 BATCH = 32
@@ -89,20 +89,14 @@ def draw(
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
     names = [model.classes[label]["name"] for label in labels] if labels else model.image_classes * count
     names = names if len(names) == count else None
-    make_folder(folder)
-    for old in folder.glob("image_*.png"):
-        old.unlink()
     options = SamplerOptions("dpmpp", min(steps, model.schedule.timesteps), 0.0, guidance, INTERVAL)
     used = {"diffusion_checkpoint": str(checkpoint.resolve()), "guidance": guidance, "steps": options.steps}
-    number = 0
+    images = []
     for batch, done in generate(model, vae, labels, count, BATCH, seed, options):
-        for image in batch:
-            number += 1
-            save_png(folder / f"image_{number:04d}.png", image, {"seed": str(seed), "flags": json.dumps(used)})
+        images.append(batch)
         progress(done)
-    if names:
-        captions = {f"image_{i + 1:04d}.png": CAPTION_START + name for i, name in enumerate(names)}
-        write_atomically(folder / CAPTIONS, [(json.dumps(captions, indent=2) + "\n").encode()])
+    metadata = {"seed": str(seed), "flags": json.dumps(used)}
+    write_images(make_folder(folder), np.concatenate(images), names, metadata)
 
 
 def _checkpoints_named_in(paths: list[Path]) -> list[Path]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stepwise.data.folders import CAPTION_START, CAPTIONS
 from stepwise.diffusion import samplers
 from stepwise.diffusion.objective import predictor
-from stepwise.foundation.images import to_uint8
+from stepwise.foundation.images import save_png, to_uint8
+from stepwise.foundation.paths import write_atomically
 from stepwise.foundation.seeds import noise_like
 from stepwise.training.cli import stop_signal
 from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
@@ -67,3 +71,18 @@ def _latents(
             return predict(xt, t)
 
     return samplers.sample(options.kind, checked, noise("start"), model.schedule, options.steps, noise, options.eta)
+
+
+def write_images(folder: Path, images: np.ndarray, names: list[str] | None, metadata: dict[str, str]) -> None:
+    """image_0001.png ... in `folder` and, where the classes are known, captions.json as 2A writes it.
+
+    images: uint8 [N, S, S, 3]. What an earlier run left there is removed first.
+    """
+    for old in [*folder.glob("image_*.png"), *folder.glob(CAPTIONS)]:
+        old.unlink()
+    for number, image in enumerate(images):
+        label = {"class": names[number]} if names else {}
+        save_png(folder / f"image_{number + 1:04d}.png", image, {**metadata, **label})
+    if names:
+        captions = {f"image_{number + 1:04d}.png": CAPTION_START + name for number, name in enumerate(names)}
+        write_atomically(folder / CAPTIONS, [(json.dumps(captions, indent=2) + "\n").encode()])

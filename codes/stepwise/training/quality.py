@@ -20,7 +20,7 @@ from stepwise.foundation.images import fit_square, to_tensor, to_uint8
 from stepwise.foundation.seeds import numpy_rng
 from stepwise.training.pretrained import FrozenVAE
 
-FEWEST = 8  # images that a distance between two sets needs
+FEWEST = 8  # images that a distance between two sets needs: its halves must have neighbours to look at
 PIXEL_SPACE = 32
 SPACES = {"pixel": "at 32 px", "latent": "in the VAE's latent space"}
 
@@ -134,10 +134,11 @@ class Judge:
         return np.mean([names == self.held_out.label for names in named], axis=0)
 
     def _distances(self, generated: ImageSet, result: Result) -> None:
-        if min(len(generated), len(self.held_out)) < FEWEST:
+        sizes = len(generated), len(self.train), len(self.held_out)
+        if min(sizes) < FEWEST:
             result.skipped.append(
-                f"Distances between sets need {FEWEST} images on each side; "
-                f"there are {len(generated)} and {len(self.held_out)} held out."
+                f"Distances between sets need {FEWEST} images of each kind; "
+                f"there are {sizes[0]}, {sizes[1]} to train and {sizes[2]} held out."
             )
             return
         # These measures depend on the size of a set: none is larger than the training set.

@@ -24,6 +24,7 @@ from stepwise.training.quality import SPACES, Result
 COLUMNS = 8
 SUSPECTS = 8
 TRAIN, HELD_OUT, COPIES = "real training images", "held-out real images", "noisy copies of training images"
+AUTOENCODER = "autoencoder"
 
 
 @dataclass
@@ -141,7 +142,7 @@ def _write_csv(path: Path, found: Findings) -> None:
     groups = {name: result.figures for name, result in found.results.items()}
     groups |= {TRAIN: found.floors.figures, COPIES: found.copies.figures}
     if found.reconstruction:
-        groups["autoencoder"] = found.reconstruction.figures
+        groups[AUTOENCODER] = found.reconstruction.figures
     for name, measured in groups.items():
         for key, value in measured.items():
             floor = found.floors.figures.get(key)

@@ -1,0 +1,445 @@
+"""3D and the comparison on tiny data: the files that they write, what they remark, what they refuse."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_images
+from launch import OFFLINE, SCRIPTS, Process, Server, failed, forked
+from PIL import Image
+
+from stepwise.foundation.errors import UserError
+
+QUICK = ("--cas-steps", 5, "--cas-seeds", 1, "--device", "cpu")
+DISTANCES = {"kid", "fid", "precision", "recall", "density", "coverage", "swd"}
+COPYING = {f"{name}_{space}" for name in ("memorized", "authpct", "ct") for space in ("pixel", "latent")}
+
+
+@pytest.fixture(scope="module")
+def real(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of ten images by 2A: five of each in corel_all, five in corel_heldout."""
+    base = tmp_path_factory.mktemp("real")
+    draw_images(base / "data", each=10)
+    (base / "data/classes.txt").write_text("1 0001\n2 0002\n")
+    flags = ("--data-dir", base / "data", "--output-dir", base, "--holdout", 0.5, "--num-workers", 0, "--no-visualize")
+    done = server.run("2A", *flags)
+    assert done.code == 0, done.err
+    return base / "corel"
+
+
+@pytest.fixture(scope="module")
+def generated(server: Server, vae: Path, denoiser: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of 3C with a grid and ten single images of two classes."""
+    folder = tmp_path_factory.mktemp("generated")
+    done = server.run(
+        *("3C", "--vae-checkpoint", vae / "best_model.pt", "--diffusion-checkpoint", denoiser / "best_model.pt"),
+        *("--individual", "always", "--num-images", 10, "--steps", 2, "--sampler", "dpmpp", "--device", "cpu"),
+        *("--output", folder / "grid.png", "--seed", 1),
+    )
+    assert done.code == 0, done.err
+    return folder
+
+
+def evaluate(server: Server, real: Path, output: Path, *flags: object, quick: tuple = QUICK) -> Process:
+    """3D without network; the flags come last and win."""
+    folders = ("--train-dir", real / "corel_all", "--heldout-dir", real / "corel_heldout", "--output-dir", output)
+    return server.run("3D", *folders, *quick, *flags, before=OFFLINE)
+
+
+def report(done: Process, output: Path) -> dict:
+    """What metrics.json holds, after a look at the whole report."""
+    assert done.code == 0, done.out + done.err
+    assert "Traceback" not in done.err
+    html = (output / "report.html").read_text(encoding="utf-8")
+    assert html.rstrip().endswith("</html>") and "<script" not in html
+    assert not re.search(r"(?:src|href)=\"(?!data:)", html)
+    document = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert document["conclusion"] in done.out
+    for note in document["notes"]:
+        assert f"Note: {note}\n" in done.out
+    return document
+
+
+def notes(document: dict) -> str:
+    return "\n".join(document["notes"])
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server, real: Path, generated: Path, denoiser: Path, vae: Path) -> tuple[Process, Path]:
+    """A folder of 3C, a checkpoint to draw from and a folder of copies, with the autoencoder."""
+    output = generated / "report"
+    copies = generated / "copies"
+    shutil.copytree(real / "corel_all", copies)
+    done = evaluate(
+        *(
+            server,
+            real,
+            output,
+            "--generated",
+            f"drawn={denoiser / 'best_model.pt'}",
+            f"folder={generated / 'grid_individual'}",
+        ),
+        *(f"copies={copies}", "--vae-checkpoint", vae / "best_model.pt", "--num-images", 9, "--steps", 2),
+        *("--title", "Copies & <others>"),
+    )
+    return done, output
+
+
+def test_report_has_every_figure(whole: tuple[Process, Path]) -> None:
+    document = report(*whole)
+    assert [(one["name"], one["images"]) for one in document["sets"]] == [("drawn", 9), ("folder", 10), ("copies", 10)]
+    assert document["real"] == {"train": 10, "held_out": 10} and document["classes"] == ["0001", "0002"]
+    for one in document["sets"]:
+        assert set(one["measures"]) == {"cas", "cas_both", "cas_gain"} | DISTANCES | COPYING
+        for measured in one["measures"].values():
+            assert measured["low"] <= measured["high"]
+    assert set(document["floor"]) == {"cas"} | DISTANCES | COPYING
+    assert set(document["control_copies"]) == COPYING
+    assert {"psnr", "ssim"} <= set(document["reconstruction"])
+    assert "not comparable with published figures" in document["features"], "no network: not Inception"
+
+
+def test_copies_are_found_and_models_known(whole: tuple[Process, Path]) -> None:
+    drawn, folder, copies = report(*whole)["sets"]
+    assert copies["measures"]["memorized_pixel"]["value"] == copies["measures"]["memorized_latent"]["value"] == 1
+    assert copies["measures"]["authpct_pixel"]["value"] == 0 and copies["measures"]["ct_pixel"]["value"] < -3
+    assert folder["measures"]["memorized_pixel"]["value"] < 0.5
+    assert (drawn["models"], folder["models"], copies["models"]) == (1, 1, 0)
+    assert drawn["parameters"] == folder["parameters"] > 1000 and drawn["minutes"] >= 0
+    assert copies["parameters"] is None
+
+
+def test_files_beside_the_report(whole: tuple[Process, Path]) -> None:
+    document, output = report(*whole), whole[1]
+    assert {path.name for path in output.iterdir()} == {
+        *("report.html", "metrics.json", "metrics.csv", "figures", "generated"),
+    }
+    names = {f"{kind}_{name}.png" for kind in ("samples", "suspects") for name in ("drawn", "folder", "copies")}
+    names |= {"comparison.png", "samples_real.png", "memorization_pixel.png", "memorization_latent.png"}
+    assert {path.name for path in (output / "figures").iterdir()} == names | {"reconstructions.png"}
+    assert all(Image.open(path).width > 200 for path in (output / "figures").iterdir())
+    assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png;base64,") == len(names) + 1
+    with (output / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = {(row["set"], row["measure"]): row for row in rows}
+    assert len(table) == len(rows)
+    for one in document["sets"]:
+        for name, measured in one["measures"].items():
+            assert float(table[one["name"], name]["value"]) == measured["value"]
+    assert float(table["copies", "kid"]["floor"]) == document["floor"]["kid"]["value"]
+
+
+def test_title_is_text(whole: tuple[Process, Path]) -> None:
+    report(*whole)
+    html = (whole[1] / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Copies &amp; &lt;others&gt;</h1>" in html and "<others>" not in html
+
+
+def test_drawn_images_say_their_class_and_model(whole: tuple[Process, Path], denoiser: Path) -> None:
+    report(*whole)
+    folder = whole[1] / "generated/drawn"
+    captions = json.loads((folder / "captions.json").read_text())
+    assert list(captions.values()) == ["a photo of a 0001"] * 5 + ["a photo of a 0002"] * 4
+    used = json.loads(Image.open(folder / "image_0001.png").text["flags"])
+    assert used["diffusion_checkpoint"] == str((denoiser / "best_model.pt").resolve())
+    assert used["guidance"] == 3.0, "that of a model with classes"
+
+
+def test_same_seed_same_figures(
+    server: Server, real: Path, generated: Path, vae: Path, whole: tuple[Process, Path], tmp_path: Path
+) -> None:
+    """Also without the other sets: none has a say in the figures of another."""
+    flags = ("--generated", f"folder={generated / 'grid_individual'}", "--vae-checkpoint", vae / "best_model.pt")
+    again = report(evaluate(server, real, tmp_path, *flags), tmp_path)
+    assert again["sets"][0]["measures"] == report(*whole)["sets"][1]["measures"]
+
+
+@pytest.fixture
+def own(generated: Path, tmp_path: Path) -> Path:
+    """A folder of generated images to spoil."""
+    return Path(shutil.copytree(generated / "grid_individual", tmp_path / "own"))
+
+
+def test_an_unreadable_image_is_noted(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    (own / "image_0001.png").write_bytes(b"no picture")
+    (own / "image_0002.png").write_bytes((own / "image_0003.png").read_bytes()[:200])
+    document = report(evaluate(server, real, tmp_path / "out", "--generated", f"own={own}"), tmp_path / "out")
+    assert "own: 2 files were left out (image_0001.png: not an image; image_0002.png: truncated)" in notes(document)
+    assert document["sets"][0]["images"] == 8
+    assert "Without --vae-checkpoint" in notes(document) and document["reconstruction"] is None
+
+
+def test_a_missing_and_an_unknown_class_are_noted(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    """None of the first class was generated, and one image is of a class without real photos."""
+    captions = {f"image_{number:04d}.png": "a photo of a 0002" for number in range(1, 11)}
+    (own / "captions.json").write_text(json.dumps(captions | {"image_0001.png": "a photo of a ghost"}))
+    heldout = shutil.copytree(real / "corel_heldout", tmp_path / "heldout")
+    held = sorted(heldout.glob("*.png"))
+    labels = {path.name: "0001" for path in held[:9]} | {held[9].name: "ghost"}
+    (heldout / "captions.json").write_text(json.dumps(labels))
+    flags = ("--generated", f"own={own}", "--heldout-dir", heldout)
+    document = report(evaluate(server, real, tmp_path / "out", *flags), tmp_path / "out")
+    said = notes(document)
+    assert "own: CAS sees only the classes that were generated: 1 have no image." in said
+    assert "own: 1 images of classes without real ones are left out of CAS." in said
+    assert "1 held-out images belong to classes without training images" in said
+    assert "No held-out images of 0002" in said
+    assert document["real"]["held_out"] == 9
+
+
+def test_images_without_class_names_are_named_by_the_cnn(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    (own / "captions.json").unlink()
+    document = report(evaluate(server, real, tmp_path / "out", "--generated", own), tmp_path / "out")
+    assert "own: its images name no class" in notes(document)
+    assert document["sets"][0]["name"] == "own" and "cas" in document["sets"][0]["measures"]
+
+
+def test_different_sizes_are_noted(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    for number in range(1, 6):
+        path = own / f"image_{number:04d}.png"
+        Image.fromarray(np.asarray(Image.open(path)).repeat(2, 0).repeat(2, 1)).save(path)
+    flags = ("--generated", f"own={own}", "--image-size", 24)
+    document = report(evaluate(server, real, tmp_path / "out", *flags), tmp_path / "out")
+    assert "sides of 32, 64 pixels; all images were compared at 24" in notes(document)
+    assert "at 24 px" in document["made"]
+
+
+def test_too_few_images_for_distances_are_noted(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    for number in range(4, 11):
+        (own / f"image_{number:04d}.png").unlink()
+    document = report(evaluate(server, real, tmp_path / "out", "--generated", f"own={own}"), tmp_path / "out")
+    assert "own: Distances between sets need 8 images of each kind; there are 3, 10 to train and 10 held out." in notes(
+        document
+    )
+    measures = set(document["sets"][0]["measures"])
+    assert not measures & DISTANCES and {"cas", "memorized_pixel"} <= measures
+    assert set(document["floor"]) >= DISTANCES
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_few_training_images_make_a_report_too(
+    server: Server, real: Path, own: Path, tmp_path: Path, count: int
+) -> None:
+    """Distances draw sets no larger than the training set, which can be too small itself."""
+    (tmp_path / "train").mkdir()
+    every = sorted((real / "corel_all").glob("*.png"))
+    for path in (every[0], every[-1], *every[1 : count - 1]):
+        shutil.copy(path, tmp_path / "train")
+    flags = ("--generated", f"own={own}", "--train-dir", tmp_path / "train")
+    document = report(evaluate(server, real, tmp_path / "out", *flags), tmp_path / "out")
+    assert document["real"]["train"] == count
+    assert "Distances between sets need 8" in notes(document)
+
+
+def test_drawing_anew_leaves_nothing_of_before(
+    server: Server, real: Path, vae: Path, images: Path, tmp_path: Path
+) -> None:
+    """The folder still holds more images, of a model that knew classes; this one says no class at all."""
+    folder = tmp_path / "out/generated/drawn"
+    folder.mkdir(parents=True)
+    shutil.copy(next((real / "corel_all").glob("*.png")), folder / "image_0099.png")
+    captions = {f"image_{number:04d}.png": "a photo of a 0001" for number in (*range(1, 4), 99)}
+    (folder / "captions.json").write_text(json.dumps(captions))
+    train = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images, "--output-dir", tmp_path / "run")
+    small = ("--base-channels", 16, "--layers", 1, "--augment-variants", 1, "--epochs", 1, "--timesteps", 20)
+    done = server.run("3B", *train, *small, "--num-workers", 0, "--device", "cpu")
+    assert done.code == 0, done.err
+    flags = ("--generated", f"drawn={tmp_path / 'run/best_model.pt'}", "--num-images", 3, "--steps", 2)
+    document = report(evaluate(server, real, tmp_path / "out", *flags), tmp_path / "out")
+    assert document["sets"][0]["images"] == 3
+    assert "drawn: its images name no class" in notes(document)
+
+
+def test_wrong_paths_are_refused(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    def refused(*flags: object, words: tuple[str, ...]) -> None:
+        failed(evaluate(server, real, tmp_path / "out", *flags), *words)
+
+    refused("--generated", "a=nowhere", words=("nowhere does not exist", "3C"))
+    refused("--generated", f"a={own}", f"a={real / 'corel_all'}", words=("'a'", "stands twice", "OTHER_NAME="))
+    (tmp_path / "empty").mkdir()
+    refused("--generated", own, "--heldout-dir", tmp_path / "empty", words=("No images found in", "empty"))
+    (tmp_path / "empty/image.png").touch()
+    refused("--generated", tmp_path / "empty", words=("No image in", "can be read"))
+    (tmp_path / "file.pt").write_text("no checkpoint")
+    refused("--generated", tmp_path / "file.pt", words=("file.pt",))
+    assert not (tmp_path / "out/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["a/b={}"], "'a/b' cannot name a set"),
+        (["..={}"], "cannot name a set"),
+        ([".hidden={}"], "cannot name a set"),
+        (["={}"], "NAME=FOLDER"),
+        (["a="], "NAME=FOLDER"),
+        (["{}", "{}"], "stands twice"),
+    ],
+)
+def test_names_that_name_nothing_are_refused(tmp_path: Path, texts: list[str], words: str) -> None:
+    named_paths = runpy.run_path(str(SCRIPTS["3D"]))["named_paths"]
+    given = argparse.Namespace(base_dir=".", generated=[text.format(tmp_path) for text in texts])
+    with pytest.raises(UserError, match=words) as caught:
+        named_paths(given)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_names_are_those_given_or_the_end_of_the_path(tmp_path: Path) -> None:
+    (tmp_path / "a=b").mkdir()
+    named_paths = runpy.run_path(str(SCRIPTS["3D"]))["named_paths"]
+    given = argparse.Namespace(base_dir=str(tmp_path), generated=["my set=a=b", str(tmp_path)])
+    assert named_paths(given) == {"my set": tmp_path / "a=b", tmp_path.stem: tmp_path}
+
+
+def test_other_classes_and_wrong_weights_are_refused(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    others = draw_images(tmp_path / "others", classes=3, each=2)
+    for path in [*others.glob("0001_*"), *others.glob("0002_*")]:
+        path.unlink()
+    done = evaluate(server, real, tmp_path / "out", "--generated", own, "--heldout-dir", others)
+    failed(done, "0 held-out images of the same classes", "2A --holdout")
+    flags = ("--generated", own, "--inception-weights", tmp_path / "absent.pth")
+    failed(evaluate(server, real, tmp_path / "out", *flags), "absent.pth does not exist", "--features cas")
+    flags = ("--generated", own, "--features", "inception")
+    failed(
+        evaluate(server, real, tmp_path / "out", *flags), "Inception weights", "--inception-weights", "--features cas"
+    )
+
+
+@pytest.mark.parametrize("size", [4, 15])
+def test_images_too_small_to_judge_are_refused(
+    server: Server, real: Path, own: Path, tmp_path: Path, size: int
+) -> None:
+    """The CNN halves them four times."""
+    done = evaluate(server, real, tmp_path / "out", "--generated", own, "--image-size", size)
+    failed(done, "16")
+
+
+def test_a_stop_signal_ends_the_measuring(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    folders = ("--train-dir", real / "corel_all", "--heldout-dir", real / "corel_heldout", "--generated", own)
+    long = ("--cas-steps", 10**6, "--device", "cpu", "--output-dir", tmp_path / "out")
+    running = server.start("3D", *folders, *long, before=OFFLINE)
+    end = time.monotonic() + 60
+    while not running.log.with_suffix(".err").exists() or "measuring" not in running.err:
+        assert running.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    running.send(signal.SIGTERM)
+    assert running.wait(30) == 143, running.out + running.err
+    assert "Traceback" not in running.err and not (tmp_path / "out/report.html").exists()
+
+
+VAE_CONFIG = "base_channels: 8\nlatent_channels: 4\nbatch_size: 4\nno_perceptual: true\nepochs: 1\n"
+DIFFUSION_CONFIG = "base_channels: 16\nlayers: 1\naugment_variants: 1\nbatch_size: 4\ntimesteps: 30\nepochs: 1\n"
+SMALL_REPORT = ("--cas-steps", 5, "--cas-seeds", 1, "--features", "cas")
+
+
+@pytest.fixture(scope="module")
+def comparison(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple, Process]:
+    """A --base-dir with data of two classes, the flags, and the first call."""
+    base = tmp_path_factory.mktemp("comparison base")
+    draw_images(base / "data/corel")
+    (base / "vae.yaml").write_text(VAE_CONFIG)
+    (base / "diffusion.yaml").write_text(DIFFUSION_CONFIG)
+    flags = (
+        *("--base-dir", base, "--image-size", 32, "--num-images", 6, "--holdout", 0.34, "--device", "cpu"),
+        *("--num-workers", 0, "--vae-config", "vae.yaml", "--diffusion-config", "diffusion.yaml"),
+    )
+    return base, flags, server.run("comparison", *flags, "--minutes", 0.2, before=forked({"3D": SMALL_REPORT}))
+
+
+STEPS = [
+    *("2A", "vae"),
+    *("diffusion/per-class/class_0001", "generate diffusion/per-class/class_0001"),
+    *("diffusion/per-class/class_0002", "generate diffusion/per-class/class_0002"),
+    *("diffusion/unified", "generate diffusion/unified"),
+    *("diffusion/class-conditional", "generate diffusion/class-conditional", "report"),
+]
+
+
+def test_comparison_goes_from_the_images_to_the_report(comparison: tuple[Path, tuple, Process]) -> None:
+    base, _, done = comparison
+    output = base / "comparison"
+    document = report(done, output / "report")
+    assert json.loads((output / "steps.json").read_text()) == STEPS
+    assert [(one["name"], one["images"], one["models"]) for one in document["sets"]] == [
+        *(("per-class", 6, 2), ("unified", 6, 1), ("class-conditional", 6, 1)),
+    ]
+    assert document["real"] == {"train": 8, "held_out": 4}
+    assert "unified: its images name no class" in notes(document)
+    assert "per-class: its images" not in notes(document) and "class-conditional: its images" not in notes(document)
+    for regime in ("per-class", "class-conditional"):
+        assert f"{regime}: CAS sees only" not in notes(document), "it has images of both classes"
+    assert document["reconstruction"] is not None and "minutes" in document["sets"][0]
+    assert {path.name for path in base.iterdir()} == {"data", "vae.yaml", "diffusion.yaml", "comparison"}
+
+
+def test_comparison_resumed_makes_the_report_alone(
+    server: Server, comparison: tuple[Path, tuple, Process], tmp_path: Path
+) -> None:
+    """The second call starts 3D as a process of its own."""
+    base, flags, first = comparison
+    assert first.code == 0, first.err
+    output = base / "comparison"
+    files = [path for path in output.rglob("*") if path.is_file() and "report" not in path.parts]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    (output / "report/report.html").unlink()
+    before_run = OFFLINE + (
+        "import subprocess\nreal = subprocess.Popen\n"
+        f"subprocess.Popen = lambda command: real(command + {[str(flag) for flag in SMALL_REPORT]})\n"
+    )
+    done = server.run("comparison", *flags, "--minutes", 0.2, before=before_run)
+    report(done, output / "report")
+    for step in STEPS[:-1]:
+        assert f"== {step}: done before.\n" in done.out
+    after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path in before}
+    changed = {path.name for path in before if after.get(path) != before[path]}
+    assert changed <= {"plan.json"}
+
+
+def test_comparison_continues_where_it_stopped(
+    server: Server, comparison: tuple[Path, tuple, Process], tmp_path: Path
+) -> None:
+    """The last generation is lost: it is made again, and nothing before it."""
+    base, flags, first = comparison
+    assert first.code == 0, first.err
+    copy = Path(shutil.copytree(base / "comparison", tmp_path / "copy", symlinks=True))
+    (copy / "steps.json").write_text(json.dumps(STEPS[:-2]))
+    shutil.rmtree(copy / "generated/class-conditional")
+    more = (*flags, "--minutes", 0.2, "--output-dir", copy)
+    done = server.run("comparison", *more, before=forked({"3D": SMALL_REPORT}))
+    report(done, copy / "report")
+    assert done.out.count("done before.") == len(STEPS) - 2
+    assert json.loads((copy / "steps.json").read_text()) == STEPS
+    assert len(list((copy / "generated/class-conditional").rglob("image_*.png"))) == 6
+
+
+def test_comparison_refuses_other_flags(server: Server, comparison: tuple[Path, tuple, Process]) -> None:
+    base, flags, first = comparison
+    assert first.code == 0, first.err
+    before = (base / "comparison/plan.json").read_bytes()
+    done = server.run("comparison", *flags, "--minutes", 9, before=OFFLINE)
+    failed(done, "--minutes (was 0.2)", "--output-dir")
+    more = ("--minutes", 0.2, "--regimes", "unified", "--seed", 5)
+    failed(server.run("comparison", *flags, *more, before=OFFLINE), "--regimes (was", "--seed (was 42)")
+    assert (base / "comparison/plan.json").read_bytes() == before
+
+
+def test_comparison_of_one_class_or_of_nothing_is_refused(server: Server, tmp_path: Path) -> None:
+    draw_images(tmp_path / "data/corel", classes=1, each=3)
+    flags = ("--base-dir", tmp_path, "--num-workers", 0)
+    failed(server.run("comparison", *flags, before=forked({})), "at least two classes, found 1")
+    more = ("--data-dir", "absent", "--output-dir", "other")
+    done = server.run("comparison", *flags, *more, before=forked({}))
+    failed(done, "absent does not exist", "Stopped in 2A")
+    assert json.loads((tmp_path / "comparison/steps.json").read_text()) == ["2A"]
+    assert not os.path.lexists(tmp_path / "other/steps.json")

@@ -1,0 +1,205 @@
+"""report.html: safe whatever names say, whole in one file, and no sentence that the figures do not allow."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jinja2 import UndefinedError
+from PIL import Image
+
+from stepwise.data.image_sets import ImageSet
+from stepwise.evaluation import figures, report
+from stepwise.evaluation.intervals import Measured
+from stepwise.evaluation.measures import IN_TABLE, MEASURES, MEMORIZATION
+from stepwise.evaluation.memorization import Neighbours
+from stepwise.training.candidates import Candidate
+from stepwise.training.quality import Result
+from stepwise.training.quality_report import Findings, conclude, write_all
+
+EVIL = """<script>alert("1")</script> & 'x' "onload="y {{ title }} </style>"""
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def measured(value, half=0.05):
+    return Measured(value, value - half, value + half)
+
+
+def content(picture):
+    Image.new("RGB", (4, 4), "teal").save(picture)
+    values = {key: measured(0.5) for key in (*IN_TABLE, *MEMORIZATION)}
+    shown = [report.figure(picture, EVIL)]
+    return {
+        "title": EVIL,
+        "made": EVIL,
+        "conclusion": EVIL,
+        "tables": [IN_TABLE, MEMORIZATION],
+        "columns": [report.column(EVIL, EVIL, values), report.column("real", "", {"cas": measured(0.9)}, floor=True)],
+        "defined": [*values, "psnr"],
+        "fid_warning": EVIL,
+        "figures": {"overview": shown, "samples": shown, "memorization": shown, "reconstruction": shown},
+        "calibration": EVIL,
+        "reconstruction": EVIL,
+        "notes": [EVIL, "second"],
+        "settings": [(EVIL, EVIL)],
+    }
+
+
+@pytest.fixture
+def html(tmp_path):
+    report.write(tmp_path / "report.html", content(tmp_path / "a.png"))
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_names_and_notes_are_text_and_never_code(html):
+    page = Page(html)
+    assert not page.all("script") and "<script" not in html
+    assert page.text.count(EVIL) == 18, "each of them is shown as it is"
+    assert [image["alt"] for image in page.all("img")] == [EVIL] * 4
+    assert all(set(image) == {"src", "alt"} for image in page.all("img"))
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_nothing_is_fetched_from_outside(html):
+    page = Page(html)
+    links = [attributes[name] for _, attributes in page.tags for name in ("src", "href") if name in attributes]
+    assert len(links) == 5 and all(link.startswith("data:") for link in links)
+    assert not re.search(r"https?://", html)
+    assert not re.search(r"url\(|@import", html)
+    assert {"iframe", "object", "embed"}.isdisjoint(name for name, _ in page.tags)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        *("title", "made", "conclusion", "tables", "columns", "defined", "fid_warning"),
+        *("figures", "calibration", "reconstruction", "notes", "settings"),
+    ],
+)
+def test_a_missing_piece_is_an_error_and_not_a_gap(tmp_path, missing):
+    pieces = content(tmp_path / "a.png")
+    del pieces[missing]
+    with pytest.raises(UndefinedError, match=missing):
+        report.write(tmp_path / "report.html", pieces)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_tables_show_value_interval_and_what_is_missing(html):
+    tables = re.findall(r"<table>\n<thead>.*?</table>", html, flags=re.DOTALL)
+    rows = [row.split("<td")[1:] for table in tables for row in table.split("</tr>")[1:-1]]
+    assert len(tables) == 2 and len(rows) == len(IN_TABLE) + len(MEMORIZATION)
+    for key, (title, first, floor) in zip((*IN_TABLE, *MEMORIZATION), rows, strict=True):
+        measure = MEASURES[key]
+        assert f">{measure.title}&nbsp;{measure.arrow}<" in title and f"<dt>{measure.title}</dt>" in html
+        assert measure.text(measured(0.5)) in first and measure.interval(measured(0.5)) in first
+        assert 'class="floor"' in floor and ("90.0%" if key == "cas" else "\u2013") in floor
+
+
+def test_measures_without_interval_say_none():
+    measure = MEASURES["ct_pixel"]
+    assert (measure.text(Measured(-4.2, -4.2, -4.2)), measure.interval(Measured(-4.2, -4.2, -4.2))) == ("-4.2", "")
+    assert MEASURES["kid"].interval(Measured(0.01, -0.001, 0.02)) == "-0.0010 to 0.0200"
+    assert (MEASURES["cas"].arrow, MEASURES["kid"].arrow, MEASURES["ct_pixel"].arrow) == ("↑", "↓", "")
+
+
+@pytest.mark.parametrize("name", ["plain", "$x^{", "a_b$", "<b>", "\\frac", "日本"])
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_figures_take_any_name(tmp_path, name):
+    rows = {name: {"cas": measured(0.5)}, "other": {"cas": measured(0.2), "kid": measured(0.1)}}
+    figures.bars(tmp_path / "bars.png", ["cas", "kid", "swd"], rows, {"cas": measured(0.9)})
+    found = Neighbours(np.zeros(3, int), np.array([0.1, 0.5, 0.9]), np.ones(3))
+    figures.ratios(tmp_path / "ratios.png", {name: found}, {name + " copies": found}, "at 32 px")
+    for path in ("bars.png", "ratios.png"):
+        assert Image.open(tmp_path / path).width == figures.DPI * figures.WIDTH
+
+
+def image_set(name, count, label=None):
+    images = np.random.default_rng(len(name)).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+    label = np.arange(count) % 2 if label is None else label
+    return ImageSet(name, [Path(f"{i}.png") for i in range(count)], images, label, {16})
+
+
+def result(right):
+    """What a set has whose network names `right` of the held-out images right."""
+    right = np.array(right, dtype=float)
+    near = Neighbours(np.zeros(6, int), np.full(6, 0.5), np.ones(6))
+    values = {"cas": measured(right.mean()), "cas_gain": measured(0.0), "memorized_pixel": measured(0.0)}
+    return Result(values, [], right, {"pixel": near})
+
+
+def findings(**rights):
+    sets = {name: result(right) for name, right in rights.items()}
+    return Findings(
+        candidates=[Candidate(name, image_set(name, 6), 1, 2.0, 1_500_000) for name in sets],
+        results=sets,
+        floors=result([1] * 20),
+        copies=result([1] * 20),
+        train=image_set("train", 20),
+        held_out=image_set("held", 20),
+        class_names=["train", "cake"],
+        settings=[("--seed", "0")],
+        features="none",
+        notes=["a note"],
+    )
+
+
+def test_the_conclusion_names_the_best_and_whether_that_is_certain():
+    sure = conclude(findings(worse=[0] * 15 + [1] * 5, best=[1] * 18 + [0] * 2), seed=0)
+    assert sure.startswith("A CNN trained only on the images of best names 90% of 20 held-out")
+    assert "worse has 25%, 65% less, which is more than chance." in sure
+    unsure = conclude(findings(a=[1] * 10 + [0] * 10, b=[0] * 11 + [1] * 9), seed=0)
+    assert "images of a names 50%" in unsure and "too few to tell from chance" in unsure
+    assert "more than chance" not in unsure
+    assert conclude(findings(a=[1, 0] * 10), seed=0).count("less") == 0
+
+
+@pytest.mark.parametrize(
+    ("gain", "word"),
+    [(Measured(0.1, 0.02, 0.2), "helps"), (Measured(-0.1, -0.2, -0.02), "harms"), (measured(0.0), "neither clearly")],
+)
+def test_the_conclusion_says_what_adding_the_images_does(gain, word):
+    found = findings(a=[1, 0] * 10)
+    found.results["a"].figures["cas_gain"] = gain
+    assert f"to the real ones {word}" in conclude(found, seed=0)
+
+
+def test_the_conclusion_without_cas():
+    found = findings(a=[1, 0] * 10)
+    del found.results["a"].figures["cas"]
+    assert "could be judged by CAS" in conclude(found, seed=0)
+
+
+@pytest.mark.filterwarnings("ignore:Tight layout")
+def test_every_file_is_written_also_for_evil_names(tmp_path):
+    """A name is used in file names, in the table, in figures and in captions."""
+    found = findings(**{EVIL: [1, 0] * 10, "b": [1] * 20})
+    document = write_all(tmp_path, found, EVIL, "today", seed=0)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert not page.all("script") and len(page.all("img")) == 7
+    assert [one["name"] for one in document["sets"]] == [EVIL, "b"]
+    assert (document["sets"][0]["minutes"], document["sets"][0]["parameters"]) == (2.0, 1_500_000)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"comparison.png", "samples_real.png", "samples_b.png", "suspects_b.png", "memorization_pixel.png"} < names
+    assert len(names) == 7 and all(re.fullmatch(r"[\w-]+\.png", name) for name in names)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "set,measure,value,low,high,floor" and len(lines) == 1 + 4 * 3
