@@ -1,6 +1,6 @@
 """Ablations of the recipe: the same images and minutes for every variant, judged by 3D.
 
-    python benchmarks/quality.py --data-dir data/corel --minutes 10 --seeds 3 --variants default conditioned
+    python benchmarks/quality.py --data-dir data/corel --minutes 10 --seeds 3 --variants default "told augmentation"
 
 Writes OUTPUT/quality.md (the table) and keeps every run below OUTPUT, so that a second call goes on
 where the first one stopped. A variant is what it changes in the flags of 3A, 3B and 3C.
@@ -20,7 +20,6 @@ from pathlib import Path
 CODES = Path(__file__).resolve().parents[1] / "codes"
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "default": {},
-    "light augmentation": {"3B": ["--augment", "light"]},
     "balanced augmentation": {"3B": ["--augment", "balanced"]},
     "told augmentation": {"3B": ["--augment", "conditioned"]},
     "no augmentation": {"3B": ["--augment", "none"]},
@@ -51,6 +50,7 @@ SHOWN = ("cas", "cas_gain", "kid", "swd", "coverage", "memorized_pixel")
 def main() -> None:
     args = parse_args()
     out = args.output_dir.resolve()
+    require_same_plan(out, args)
     run(out, "2A-prepare_corel_dataset.py", "--data-dir", args.data_dir.resolve(), "--holdout", 0.2)
     rows: dict[str, list[dict]] = {name: [] for name in args.variants}
     for seed in range(args.first_seed, args.first_seed + args.seeds):
@@ -78,6 +78,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     return parser.parse_args()
+
+
+def require_same_plan(out: Path, args: argparse.Namespace) -> None:
+    """Runs of other minutes or sizes must not end up in one table."""
+    plan = {key: getattr(args, key) for key in ("vae_minutes", "minutes", "image_size", "num_images")}
+    out.mkdir(parents=True, exist_ok=True)
+    record = out / "plan.json"
+    if record.exists() and json.loads(record.read_text()) != plan:
+        sys.exit(f"{out} holds runs of another plan: {record.read_text()}; choose another --output-dir.")
+    record.write_text(json.dumps(plan))
 
 
 def generated(out: Path, name: str, seed: int, args: argparse.Namespace) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ from stepwise.training import cli
 FIXED_FLAGS = (
     *("batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
     *("base_channels", "augment", "val_split", "seed", "ema_decay", "kl_weight", "kl_target"),
-    *("perceptual_weight", "no_perceptual", "equivariance"),
+    *("perceptual_weight", "no_perceptual", "equivariance", "lr_scheduler", "kl_warmup"),
 )
 
 

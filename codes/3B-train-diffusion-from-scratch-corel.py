@@ -89,8 +89,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_checkpoint_flags(parser)
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
-    if args.lr_min > (args.lr or PEAK_LR["vector"]):
-        parser.error(f"--lr-min {args.lr_min:g} is above the peak learning rate")
+    if args.lr and args.lr_min > args.lr:
+        parser.error(f"--lr-min {args.lr_min:g} is above --lr {args.lr:g}")
     if not args.class_conditional:
         args.label_dropout = 0.0
     return args
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     data = encode_folder(resolve(args.base_dir, args.image_dir), args, vae)
     require_same_images(state, data.sha256)
     num_classes, latent_shape = len(data.classes), tuple(data.val_x0.shape[1:])
-    args.lr = args.lr or PEAK_LR["grid" if len(latent_shape) == 3 else "vector"]
+    args.lr = args.lr or max(PEAK_LR["grid" if len(latent_shape) == 3 else "vector"], args.lr_min)
     told = PARAMETERS if args.augment == "conditioned" else 0
     if len(latent_shape) == 3:
         config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes, told)

@@ -58,10 +58,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--guidance-interval",
         nargs=2,
-        type=cli.non_negative_float,
-        default=list(INTERVAL),
+        type=cli.noise_level,
         metavar=("LOW", "HIGH"),
-        help="noise levels sigma between which guidance acts; 0 1000: all",
+        help=f"noise levels sigma between which guidance acts; 0 inf: all (default: {INTERVAL[0]:g} {INTERVAL[1]:g})",
     )
     how.add_argument(
         "--batch-size", type=cli.positive_int, default=16, help="images at a time; reduce it if memory runs out"
@@ -82,7 +81,7 @@ def settle_sampler(args: argparse.Namespace, parser: cli.Parser) -> argparse.Nam
     if args.eta is not None and args.eta > 1:
         parser.error("--eta goes from 0 to 1")
     args.eta = args.eta or 0.0
-    if args.guidance_interval[0] > args.guidance_interval[1]:
+    if args.guidance_interval and args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance-interval takes the lower noise level first")
     if args.seed is None:
         args.seed = secrets.randbelow(2**31)
@@ -98,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from stepwise.foundation import devices
     from stepwise.foundation.images import grid, labelled_grid, save_png
-    from stepwise.training.generate import SamplerOptions, generate, write_images
+    from stepwise.training.generate import choose_options, generate, write_images
     from stepwise.training.pretrained import load_denoiser, load_vae
 
     device = devices.choose(args.device)
@@ -107,8 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     model = load_denoiser(resolve(args.base_dir, args.diffusion_checkpoint), device, vae)
     labels = choose_labels(args, model)
     count = len(labels) if labels else args.num_images or 16
-    strength = (guidance(args, model), tuple(args.guidance_interval))
-    options = SamplerOptions(args.sampler, steps(args, model), args.eta, *strength)
+    options = choose_options(model, args.sampler, args.steps, args.eta, args.guidance, args.guidance_interval)
     output = grid_path(args)
 
     images = []
@@ -119,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     images = np.concatenate(images)
 
     used = {**vars(args), "steps": options.steps, "guidance": options.guidance, "num_images": count}
+    used["guidance_interval"] = [str(level) for level in options.interval]
     metadata = {"seed": str(args.seed), "flags": json.dumps(used, sort_keys=True)}
     if labels and len(set(labels)) > 1:
         picture = labelled_grid(class_rows(images, labels, model.classes, args.nrow))
@@ -154,25 +153,6 @@ def choose_labels(args: argparse.Namespace, model) -> list[int] | None:
     chosen = list(range(len(model.classes))) if everything else [find_class(model.classes, args.class_name)]
     count = args.num_images or (args.nrow * len(chosen) if everything else 16)
     return sorted(chosen[i % len(chosen)] for i in range(count))
-
-
-def guidance(args: argparse.Namespace, model) -> float:
-    """--guidance, checked: it needs a model that also learned without labels."""
-    able = bool(model.classes) and model.label_dropout > 0
-    if args.guidance is not None and args.guidance != 1 and not able:
-        raise UserError(
-            "--guidance needs a model trained with --class-conditional and --label-dropout above 0.\n"
-            "Leave the flag out, or train 3B that way."
-        )
-    return args.guidance if args.guidance is not None else GUIDANCE if able else 1.0
-
-
-def steps(args: argparse.Namespace, model) -> int:
-    """--steps, or the sampler's usual number, checked against the schedule."""
-    total = model.schedule.timesteps
-    count = args.steps or {"ddpm": total, "ddim": min(50, total), "dpmpp": min(25, total)}[args.sampler]
-    model.schedule.sampling_steps(count)
-    return count
 
 
 def grid_path(args: argparse.Namespace) -> Path:

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training import candidates as sources
     from stepwise.training.pretrained import load_vae, parent_vae
     from stepwise.training.quality import Judge, Settings, reconstruction, require_enough
-    from stepwise.training.quality_report import AUTOENCODER, Findings, write_all
+    from stepwise.training.quality_report import AUTOENCODER, HELD_OUT, Findings, write_all
 
     device = devices.choose(args.device)
     print(devices.summary(device))
@@ -127,7 +127,10 @@ def main(argv: list[str] | None = None) -> int:
         bar.write(f"Features for KID and FID: {judge.features_line}.")
         results = {candidate.name: judge.judge(candidate.images) for candidate in sets}
         floors, copies = judge.floors(), judge.copies()
-    decoded, pictures = reconstruction(held_out, vae, args.seed) if vae else (None, None)
+    decoded, pictures = None, None
+    if vae:
+        at_its_size = load_set(HELD_OUT, held_out.paths, held_out.label.tolist(), vae.image_size)
+        decoded, pictures = reconstruction(at_its_size, vae, args.seed)
     for name, result in (*results.items(), (AUTOENCODER, decoded)):
         notes += [f"{name}: {line}" for line in (result.skipped if result else ())]
     found = Findings(
@@ -136,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         floors=floors,
         copies=copies,
         train=train,
+        reference=judge.distinct,
         held_out=held_out,
         class_names=[entry["name"] for entry in classes],
         settings=describe(args, given, devices.summary(device)),
@@ -174,8 +178,12 @@ def describe(args: argparse.Namespace, given: dict[str, Path], device_line: str)
     """What a reader needs to repeat the measurement."""
     told = [("machine", f"{device_line.removeprefix('Device: ')}, Python {platform.python_version()}")]
     told += [(f"images: {name}", str(path)) for name, path in given.items()]
-    flags = ("train_dir", "heldout_dir", "seed", "cas_steps", "cas_seeds", "num_images", "guidance", "steps")
-    return told + [(f"--{flag.replace('_', '-')}", str(vars(args)[flag])) for flag in flags]
+    flags = ["train_dir", "heldout_dir", "vae_checkpoint", "seed", "cas_steps", "cas_seeds"]
+    if any(path.is_file() for path in given.values()):  # something was drawn
+        flags += ["num_images", "guidance", "steps"]
+    return told + [
+        (f"--{flag.replace('_', '-')}", str(vars(args)[flag])) for flag in flags if vars(args)[flag] is not None
+    ]
 
 
 if __name__ == "__main__":

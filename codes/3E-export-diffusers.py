@@ -8,12 +8,6 @@ import sys
 from stepwise.foundation.paths import resolve, writable_folder
 from stepwise.training import cli
 
-USE = """Use it:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
-    vae = AutoencoderKL.from_pretrained("{0}", subfolder="vae")
-    unet = UNet2DModel.from_pretrained("{0}", subfolder="unet")
-    scheduler = DDIMScheduler.from_pretrained("{0}", subfolder="scheduler")"""
-
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(
@@ -31,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="diffusers",
         help="diffusers: vae/, unet/, scheduler/; safetensors: two files of weights",
     )
-    cli.add_run_flags(parser, device=False, workers=False)
+    cli.add_run_flags(parser, device=False, workers=False, seeded=False)
     return cli.parse(parser, argv)
 
 
@@ -51,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Weights: {output / 'vae.safetensors'}, {output / 'denoiser.safetensors'}")
     else:
         to_diffusers(output, vae, model)
-        print(f"Exported: {output}\n{USE.format(output)}")
+        print(f"Exported: {output}\nLoad it with from_pretrained(FOLDER, subfolder='vae'), 'unet' and 'scheduler'.")
     return 0
 
 

@@ -40,6 +40,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     more.add_argument("--diffusion-config", metavar="FILE.yaml", help="passed to 3B as --config")
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
+    config = resolve(args.base_dir, args.diffusion_config) if args.diffusion_config else None
+    if config and config.exists() and "class-conditional" in config.read_text(encoding="utf-8").replace("_", "-"):
+        parser.error(f"--diffusion-config {config} sets class-conditional, which the regimes decide; take it out")
     args.regimes = list(dict.fromkeys(args.regimes))
     if not args.holdout:
         parser.error("--holdout must be above 0: the comparison is judged on images that no model has seen")

@@ -443,3 +443,46 @@ def test_comparison_of_one_class_or_of_nothing_is_refused(server: Server, tmp_pa
     failed(done, "absent does not exist", "Stopped in 2A")
     assert json.loads((tmp_path / "comparison/steps.json").read_text()) == ["2A"]
     assert not os.path.lexists(tmp_path / "other/steps.json")
+
+
+def test_copies_of_an_image_that_is_there_twice_are_found(
+    server: Server, real: Path, own: Path, tmp_path: Path
+) -> None:
+    """Its twin is as near as itself; only distinct training images are neighbours."""
+    shutil.copytree(real / "corel_all", tmp_path / "train")
+    first = sorted((tmp_path / "train").glob("*.png"))[0]
+    twin = first.with_name(first.name.replace(first.stem, f"{first.stem}_twin"))
+    shutil.copy(first, twin)
+    captions = json.loads((tmp_path / "train/captions.json").read_text())
+    (tmp_path / "train/captions.json").write_text(json.dumps({**captions, twin.name: captions[first.name]}))
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for number in range(8):
+        shutil.copy(first, copies / f"image_{number}.png")
+    flags = ("--generated", f"copies={copies}", "--train-dir", tmp_path / "train")
+    document = report(evaluate(server, real, tmp_path / "out", *flags), tmp_path / "out")
+    assert document["sets"][0]["measures"]["memorized_pixel"]["value"] == 1
+    assert document["sets"][0]["measures"]["authpct_pixel"]["value"] == 0
+
+
+def test_guidance_is_refused_where_the_model_cannot_do_it(
+    server: Server, real: Path, vae: Path, images: Path, tmp_path: Path
+) -> None:
+    train = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images, "--output-dir", tmp_path / "run")
+    small = ("--base-channels", 16, "--layers", 1, "--augment-variants", 1, "--epochs", 1, "--timesteps", 20)
+    done = server.run(
+        *("3B", *train, *small, "--class-conditional", "--label-dropout", 0, "--num-workers", 0, "--device", "cpu")
+    )
+    assert done.code == 0, done.err
+    model = tmp_path / "run/best_model.pt"
+    done = evaluate(server, real, tmp_path / "out", "--generated", f"drawn={model}", "--guidance", 3, "--steps", 2)
+    failed(done, "--guidance needs")
+    files = ("--diffusion-checkpoint", model, "--vae-checkpoint", vae / "best_model.pt", "--output", tmp_path / "a.png")
+    failed(server.run("3C", *files, "--guidance-interval", 0.3, 5, "--device", "cpu"), "--guidance needs")
+    assert server.run("3C", *files, "--ddim-steps", 2, "--num-images", 2, "--device", "cpu").code == 0
+
+
+def test_a_config_that_decides_the_regime_is_refused(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "3b.yaml").write_text("class-conditional: true\n")
+    done = server.run("comparison", "--data-dir", tmp_path, "--diffusion-config", tmp_path / "3b.yaml")
+    failed(done, "class-conditional", "take it out")

@@ -155,6 +155,7 @@ def findings(**rights):
         floors=result([1] * 20),
         copies=result([1] * 20),
         train=image_set("train", 20),
+        reference=image_set("train", 20),
         held_out=image_set("held", 20),
         class_names=["train", "cake"],
         settings=[("--seed", "0")],

@@ -1,7 +1,7 @@
 """How strongly, and between which noise levels, samples are pulled towards their class unless told otherwise.
 
-Guidance at all noise levels pays up to about 2 and then costs variety; acting in the middle only, it can
-be stronger (Kynkäänniemi et al. 2024). Figures: benchmarks/quality.md.
+Guidance that acts at the middle noise levels only can be stronger (Kynkäänniemi et al. 2024). The choice
+among four settings: benchmarks/quality.md.
 """
 
 GUIDANCE = 3.0

@@ -67,7 +67,8 @@ def predictor(
     def predict(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
         steps = torch.full((len(xt),), t, device=xt.device)
         alpha_bar = float(schedule.alpha_bar[t])
-        guided = interval[0] <= math.sqrt((1 - alpha_bar) / alpha_bar) <= interval[1]
+        inside = interval[0] <= math.sqrt((1 - alpha_bar) / alpha_bar) <= interval[1]
+        guided = inside or guidance < 1  # below 1 the label is to count less, everywhere
         if label is None or guidance == 1 or not guided:
             output = net(xt, steps, label).float()
         else:

@@ -43,7 +43,8 @@ def bars(path: Path, panels: list[str], rows: dict[str, dict[str, Measured]], fl
         if key in floor:
             axis.axvline(floor[key].value, color="#222222", linestyle="--", linewidth=1)
         measure = MEASURES[key]
-        axis.set_title(f"{measure.title} {measure.arrow}  (dashed: real images)", fontsize=8, loc="left")
+        dashed = "  (dashed: real images)" if key in floor else ""
+        axis.set_title(f"{measure.title} {measure.arrow}{dashed}", fontsize=8, loc="left")
         axis.set_yticks(range(len(rows)), [_plain(name) for name in rows], fontsize=7)
         axis.tick_params(axis="x", labelsize=7)
         axis.invert_yaxis()

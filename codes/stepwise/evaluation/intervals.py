@@ -41,14 +41,16 @@ def of_distance(
 
     The spread of a statistic over random halves, drawn without replacement, is to first order that
     of the statistic over whole samples (Shao and Wu 1989). An ordinary bootstrap would put copies
-    of an image into a set, which nearest neighbours and unbiased KID mistake for structure. The
-    halves' own mean is taken off, since most of these measures grow as sets shrink. `bounds`: the
-    range that the measure has by definition.
+    of an image into a set, which nearest neighbours and unbiased KID mistake for structure. Only
+    their spread is used, since most of these measures grow as sets shrink; Student's t allows for the
+    few rounds. `bounds`: the range that the measure has by definition.
     """
     value = float(measure(first, second))
+    from scipy.stats import t
+
     halves = np.array([measure(_half(first, rng), _half(second, rng)) for _ in range(rounds)])
-    low, high = np.percentile(halves - halves.mean(), [LOW, HIGH])
-    return Measured(value, max(value + float(low), bounds[0]), min(value + float(high), bounds[1]))
+    reach = float(t.ppf(HIGH / 100, rounds - 1) * halves.std(ddof=1))
+    return Measured(value, max(value - reach, bounds[0]), min(value + reach, bounds[1]))
 
 
 def _half(items: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -69,7 +69,7 @@ def unet(
         "groups": _groups(base),
         "dropout": dropout,
         "num_classes": num_classes,
-        "augment_dim": augment_dim,
+        **({"augment_dim": augment_dim} if augment_dim else {}),
     }
 
 
@@ -82,7 +82,7 @@ def vector_net(latent_dim: int, width: int, dropout: float, num_classes: int, au
         "layers": 6,
         "dropout": dropout,
         "num_classes": num_classes,
-        "augment_dim": augment_dim,
+        **({"augment_dim": augment_dim} if augment_dim else {}),
     }
 
 

@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from stepwise.data.image_sets import ImageSet, list_generated, load_set, positions
-from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import decode
 from stepwise.foundation.paths import make_folder, resolve
-from stepwise.training.generate import SamplerOptions, generate, write_images
+from stepwise.training.generate import choose_options, generate, write_images
 from stepwise.training.pretrained import FrozenVAE, load_denoiser
 
 BATCH = 32
@@ -79,18 +78,16 @@ def draw(
     count: int,
     seed: int,
     guidance: float | None,
-    steps: int,
+    steps: int | None,
     progress: Callable[[int], Any],
 ) -> None:
     """Draw `count` images, equally of each class, into `folder` as 3C would."""
     model = load_denoiser(checkpoint, vae.device, vae)
-    if guidance is None:
-        guidance = GUIDANCE if model.classes and model.label_dropout > 0 else 1.0
+    options = choose_options(model, "dpmpp", steps, 0.0, guidance)
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
     names = [model.classes[label]["name"] for label in labels] if labels else model.image_classes * count
     names = names if len(names) == count else None
-    options = SamplerOptions("dpmpp", min(steps, model.schedule.timesteps), 0.0, guidance, INTERVAL)
-    used = {"diffusion_checkpoint": str(checkpoint.resolve()), "guidance": guidance, "steps": options.steps}
+    used = {"diffusion_checkpoint": str(checkpoint.resolve()), "guidance": options.guidance, "steps": options.steps}
     images = []
     for batch, done in generate(model, vae, labels, count, BATCH, seed, options):
         images.append(batch)

@@ -49,13 +49,16 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def add_run_flags(parser: Parser, *, device: bool = True, workers: bool = True, seed: int | None = 42) -> None:
+def add_run_flags(
+    parser: Parser, *, device: bool = True, workers: bool = True, seed: int | None = 42, seeded: bool = True
+) -> None:
     """The flags that every script has."""
     group = parser.add_argument_group("run")
     group.add_argument("--config", metavar="FILE.yaml", help="flags from a YAML file; the command line wins over it")
     group.add_argument("--base-dir", default=".", help="relative paths are resolved against this folder")
     seed_help = "random seed" if seed is not None else "random seed (default: drawn anew, printed and recorded)"
-    group.add_argument("--seed", type=non_negative_int, default=seed, help=seed_help)
+    if seeded:
+        group.add_argument("--seed", type=non_negative_int, default=seed, help=seed_help)
     if device:
         group.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto", help="where to compute")
     if workers:
@@ -167,6 +170,10 @@ def positive_float(text: str) -> float:
 
 def non_negative_float(text: str) -> float:
     return _number(text, float, lambda x: 0 <= x < float("inf"), "a number of 0 or more")
+
+
+def noise_level(text: str) -> float:
+    return float("inf") if text.lower() == "inf" else non_negative_float(text)
 
 
 def fraction(text: str) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stepwise.data.latents import LatentStatistics
+from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, write_atomically
 from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
@@ -37,7 +38,10 @@ def to_diffusers(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("augment_embedding.")}
     _write_model(folder / "unet", _unet_config(model), weights)
     _write_json(make_folder(folder / "scheduler") / "scheduler_config.json", _scheduler_config(model))
-    _write_json(folder / "classes.json", {"classes": model.classes, "no_class": len(model.classes)})
+    _write_json(
+        folder / "classes.json",
+        {"classes": model.classes, "no_class": len(model.classes), "guidance": GUIDANCE, "interval": list(INTERVAL)},
+    )
 
 
 def to_safetensors(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from stepwise.data.folders import CAPTION_START, CAPTIONS
 from stepwise.diffusion import samplers
+from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.diffusion.objective import predictor
+from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import save_png, to_uint8
 from stepwise.foundation.paths import write_atomically
 from stepwise.foundation.seeds import noise_like
@@ -31,6 +33,33 @@ class SamplerOptions:
     eta: float
     guidance: float
     interval: tuple[float, float] = (0.0, math.inf)
+
+
+def choose_options(
+    model: TrainedDenoiser,
+    kind: str,
+    steps: int | None,
+    eta: float,
+    guidance: float | None,
+    interval: Sequence[float] | None = None,
+) -> SamplerOptions:
+    """The options asked for, None replaced by what suits the model.
+
+    Raises UserError for guidance without a model that learned without labels too, and for more steps
+    than it was trained on.
+    """
+    able = bool(model.classes) and model.label_dropout > 0
+    if not able and (guidance not in (None, 1) or interval is not None):
+        raise UserError(
+            "--guidance needs a model trained with --class-conditional and --label-dropout above 0.\n"
+            "Leave the flag out, or train 3B that way."
+        )
+    strength = guidance if guidance is not None else GUIDANCE if able else 1.0
+    total = model.schedule.timesteps
+    count = steps or {"ddpm": total, "ddim": min(50, total), "dpmpp": min(25, total)}[kind]
+    model.schedule.sampling_steps(count)
+    low, high = interval or INTERVAL
+    return SamplerOptions(kind, count, eta, strength, (low, high))
 
 
 def generate(

@@ -66,9 +66,13 @@ class Judge:
         self.held_out_patches = sliced_wasserstein.patches(held_out.images, settings.seed)
         self.real_right = self._right(self.real_nets)
         self.spaces = {"pixel": _pixels} if settings.vae is None else {"pixel": _pixels, "latent": self._latents}
+        # An image that is there twice is its own second neighbour: its copies would not stand out.
+        self.distinct = train.picked(np.unique(train.images, axis=0, return_index=True)[1])
+        if len(self.distinct) < 2:
+            raise UserError("All training images are the same.\nGive at least two different ones.")
         self.references, self.among_training, self.unseen = {}, {}, {}
         for name, space in self.spaces.items():
-            reference = np.stack([space(part) for part in memorization.variants(train.images)])
+            reference = np.stack([space(part) for part in memorization.variants(self.distinct.images)])
             self.references[name] = reference
             self.among_training[name] = memorization.neighbours(reference[0], reference, leave_out_self=True)
             self.unseen[name] = memorization.neighbours(space(held_out.images), reference)

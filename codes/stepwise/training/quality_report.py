@@ -29,13 +29,14 @@ AUTOENCODER = "autoencoder"
 
 @dataclass
 class Findings:
-    """Everything that the report tells."""
+    """Everything that the report tells. `reference`: the training images that neighbours are counted in."""
 
     candidates: list[Candidate]
     results: dict[str, Result]
     floors: Result
     copies: Result
     train: ImageSet
+    reference: ImageSet
     held_out: ImageSet
     class_names: list[str]
     settings: list[tuple[str, str]]
@@ -174,7 +175,7 @@ def _figures(folder: Path, found: Findings) -> dict[str, list[dict[str, str]]]:
         path = folder / f"suspects_{_file_name(candidate.name)}.png"
         nearest = found.results[candidate.name].neighbours["pixel"]
         worst = np.argsort(nearest.ratio)[:SUSPECTS]
-        above, below = candidate.images.images[worst], found.train.images[nearest.nearest[worst]]
+        above, below = candidate.images.images[worst], found.reference.images[nearest.nearest[worst]]
         figures.pairs(path, above, below, ("generated", "training"))
         ratios = ", ".join(f"{value:.2f}" for value in nearest.ratio[worst])
         caption = f"{candidate.name}: the most suspicious images above their nearest training images (d1/d2: {ratios})."
