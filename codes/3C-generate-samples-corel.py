@@ -128,10 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = output.with_name(output.stem + "_individual")
     if args.individual == "always" or (args.individual == "auto" and count <= FEW):
         make_folder(folder)
-        names = [model.classes[label]["name"] for label in labels] if labels else None
-        if not labels and len(model.image_classes) == 1:  # a model of one class
-            names = model.image_classes * count
-        write_images(folder, images, names, metadata)
+        write_images(folder, images, model.class_names(labels, count), metadata)
         print(f"One by one: {folder}")
     elif folder.exists():
         print(f"Note: {folder} holds the images of an earlier run, not these.")

@@ -33,6 +33,18 @@ def draw_images(folder: Path, classes: int = 2, each: int = 6, size: int = 32) -
     return folder
 
 
+@pytest.fixture
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network, and an empty cache of published weights; the folder where they would be."""
+    import torch
+
+    from stepwise.foundation import weight_files
+
+    monkeypatch.setattr(weight_files, "reachable", lambda url: False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path / "hub" / "checkpoints"
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     server = Server()

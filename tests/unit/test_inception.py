@@ -31,11 +31,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """An empty cache and no network; the place where the weights would be cached."""
-    monkeypatch.setattr(weight_files, "reachable", lambda url: False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return tmp_path / "hub" / "checkpoints" / fidelity.URL_INCEPTION_V3.rsplit("/", 1)[1]
+def offline(empty_cache):
+    """The place where the weights would be cached."""
+    return empty_cache / fidelity.URL_INCEPTION_V3.rsplit("/", 1)[1]
 
 
 def refused(file, *words):

@@ -108,10 +108,8 @@ def vgg_file(tmp_path_factory):
 
 
 @pytest.fixture
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(weight_files, "reachable", lambda url: False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
+def offline(empty_cache):
+    return empty_cache / "vgg16-397923af.pth"
 
 
 def fails(kind, file, *words):

@@ -111,6 +111,19 @@ class TimestepEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(sinusoid(t, self.channels))))
 
 
+def conditioning(net: nn.Module, t: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+    """What a denoiser is told beside its input, as one embedding [B, emb_dim], from `net`'s own layers.
+
+    t: [B] in 0 ... T-1, label: [B], augment: [B, A]; what the network has no layer for is left out.
+    """
+    emb = net.time_embedding(t)
+    if net.class_embedding is not None:
+        emb = emb + net.class_embedding(label)
+    if net.augment_embedding is not None and augment is not None:
+        emb = emb + net.augment_embedding(augment)
+    return emb
+
+
 def sinusoid(t: Tensor, channels: int) -> Tensor:
     """Cosines, then sines, of t at `channels`/2 frequencies from 1 down to 1/10000. t: [B] -> [B, channels].
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stepwise.models.blocks import Attention, Downsample2D, ResnetBlock2D, TimestepEmbedding, Upsample2D
+from stepwise.models.blocks import Attention, Downsample2D, ResnetBlock2D, TimestepEmbedding, Upsample2D, conditioning
 
 EPS = 1e-5
 
@@ -139,11 +139,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
 
     def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        emb = self.time_embedding(t)
-        if self.class_embedding is not None:
-            emb = emb + self.class_embedding(label)
-        if self.augment_embedding is not None and augment is not None:
-            emb = emb + self.augment_embedding(augment)
+        emb = conditioning(self, t, label, augment)
         x = self.conv_in(xt)
         skips = [x]
         for block in self.down_blocks:

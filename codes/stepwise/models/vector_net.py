@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepwise.models.blocks import TimestepEmbedding
+from stepwise.models.blocks import TimestepEmbedding, conditioning
 
 
 class ResidualLayer(nn.Module):
@@ -60,11 +60,7 @@ class VectorNet(nn.Module):
         self.linear_out = nn.Linear(width, channels)
 
     def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        emb = self.time_embedding(t)
-        if self.class_embedding is not None:
-            emb = emb + self.class_embedding(label)
-        if self.augment_embedding is not None and augment is not None:
-            emb = emb + self.augment_embedding(augment)
+        emb = conditioning(self, t, label, augment)
         x = self.linear_in(xt)
         skips = []
         for layer in self.down:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from stepwise.data.image_sets import ImageSet, list_generated, load_set, positions
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import decode
+from stepwise.foundation.images import BadImage, decode
 from stepwise.foundation.paths import make_folder, resolve
 from stepwise.training.generate import choose_options, generate, write_images
 from stepwise.training.pretrained import FrozenVAE, load_denoiser
@@ -58,7 +58,7 @@ def nearest_size(folder: Path) -> int:
     for path in list_generated(folder)[0]:
         try:
             return min(decode(path).size)
-        except Exception:  # load_set names it later
+        except BadImage:  # load_set names it later
             continue
     raise UserError(f"No image in {folder} can be read.\nCheck that folder.")
 
@@ -85,15 +85,13 @@ def draw(
     model = load_denoiser(checkpoint, vae.device, vae)
     options = choose_options(model, "dpmpp", steps, 0.0, guidance)
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
-    names = [model.classes[label]["name"] for label in labels] if labels else model.image_classes * count
-    names = names if len(names) == count else None
     used = {"diffusion_checkpoint": str(checkpoint.resolve()), "guidance": options.guidance, "steps": options.steps}
     images = []
     for batch, done in generate(model, vae, labels, count, BATCH, seed, options):
         images.append(batch)
         progress(done)
     metadata = {"seed": str(seed), "flags": json.dumps(used)}
-    write_images(make_folder(folder), np.concatenate(images), names, metadata)
+    write_images(make_folder(folder), np.concatenate(images), model.class_names(labels, count), metadata)
 
 
 def _checkpoints_named_in(paths: list[Path]) -> list[Path]:

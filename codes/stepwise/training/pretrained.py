@@ -63,6 +63,12 @@ class TrainedDenoiser:
     image_classes: list[str]
     label_dropout: float
 
+    def class_names(self, labels: list[int] | None, count: int) -> list[str] | None:
+        """The class of each of `count` images drawn with `labels`; None where the model cannot tell."""
+        if labels:
+            return [self.classes[label]["name"] for label in labels]
+        return self.image_classes * count if len(self.image_classes) == 1 else None
+
 
 def load_vae(path: Path, device: Device) -> FrozenVAE:
     """Raises UserError when the file is missing or not a checkpoint of 3A."""
