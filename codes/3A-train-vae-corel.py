@@ -53,7 +53,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     loss.add_argument("--kl-warmup", type=cli.non_negative_int, default=150, help="epochs until that weight is reached")
     loss.add_argument(
-        "--kl-target", type=cli.non_negative_float, default=25.0, help="free nats per latent vector (grid: per cell)"
+        "--kl-target",
+        type=cli.non_negative_float,
+        help="free nats per latent vector (default: vector 25; grid 40, per cell)",
     )
     loss.add_argument(
         "--perceptual-net",
@@ -87,6 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     train.add_argument("--ema-decay", type=cli.fraction, default=0.995, help="moving average of the weights; 0: none")
     train.add_argument("--no-mixed-precision", action="store_true", help="float32 throughout")
+    cli.add_compile_flag(train)
     cli.add_checkpoint_flags(parser)
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
@@ -108,6 +111,8 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         args.latent_dim = args.latent_dim or 128
     else:
         args.downsample = args.downsample or 8
+    if args.kl_target is None:
+        args.kl_target = {"grid": 40.0, "vector": 25.0}[args.latent]
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
     return args
 
@@ -124,9 +129,10 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.foundation.images import fit_square, to_tensor
     from stepwise.foundation.runs import RunFolder
     from stepwise.losses import perceptual
-    from stepwise.losses.equivariance import turned_and_shrunk
+    from stepwise.losses.equivariance import turn_and_shrink
     from stepwise.losses.vae import vae_loss
     from stepwise.models import autoencoder, presets
+    from stepwise.training import compilation, distributed
     from stepwise.training.learner import Learner
     from stepwise.training.loop import Clock, Plan, fit
     from stepwise.training.resume import find_state, require_same_images
@@ -135,10 +141,11 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.vae import VAEMonitor, to_device
 
     paths, labels = read_labels(resolve(args.base_dir, args.data_dir))
-    folder = RunFolder(resolve(args.base_dir, args.output_dir))
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
+    world = distributed.join(device)
+    folder = RunFolder(resolve(args.base_dir, args.output_dir), world.is_main)
     print(devices.summary(device))
-    state = find_state(args, folder, "3A", FIXED_FLAGS)
+    state = find_state(args, folder, "3A", FIXED_FLAGS, world)
 
     images = load_images(paths, 2 * args.image_size, args.num_workers, cli.stop_signal.check)
     digests = content_digests(images)
@@ -165,6 +172,13 @@ def main(argv: list[str] | None = None) -> int:
         perceptual_net.to(device.device)
         remarks.append(line)
         print(line)
+    augment = Augment(args.augment, args.image_size, args.seed, "vae-augment")
+    dataset = AugmentedImages([images[i] for i in train_index], augment)
+    order = Order(len(dataset), args.batch_size, args.seed)
+    rows = world.rows(order.size)
+    steps = args.epochs * order.per_epoch
+    compiled = compilation.choose(args.compile, state, device, steps, args.max_minutes)
+    args.compile = "on" if compiled else "off"
     seeds.seed_weights(args.seed)
     learner = Learner(
         autoencoder.build(config),
@@ -173,10 +187,9 @@ def main(argv: list[str] | None = None) -> int:
         lr=args.learning_rate,
         ema_decay=args.ema_decay,
         grad_accum=args.grad_accum,
+        compile=compiled,
+        world=world,
     )
-    augment = Augment(args.augment, args.image_size, args.seed, "vae-augment")
-    dataset = AugmentedImages([images[i] for i in train_index], augment)
-    order = Order(len(dataset), args.batch_size, args.seed)
 
     def plain(index: list[int]):
         return to_tensor(np.stack([fit_square(images[i], args.image_size) for i in index]))
@@ -189,29 +202,31 @@ def main(argv: list[str] | None = None) -> int:
         rate = learning_rate(args.lr_scheduler, clock.progress, args.learning_rate, 0.01 * args.learning_rate)
         learner.set_lr(rate * warm_up(clock.step))
         kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / args.epochs)
-        shape = (len(x), *learner.net.latent_shape(args.image_size))
-        eps = seeds.noise_like(shape, args.seed, "posterior", clock.step).to(x.device)
-        chance = seeds.numpy_rng(args.seed, "equivariance", clock.step)
+        shape = learner.net.latent_shape(args.image_size)
+        eps = seeds.noise_like((order.size, *shape), args.seed, "posterior", clock.step)[rows].to(x.device)
+        change = None
+        if args.equivariance:
+            chance = seeds.numpy_rng(args.seed, "equivariance", clock.step)
+            change = turn_and_shrink(chance, shape[-1]) if chance.random() < args.equivariance else None
         with device.autocast():
-            if chance.random() < args.equivariance:
-                mu, logvar = learner.net.encode(x)
-                z, x = turned_and_shrunk(autoencoder.reparameterize(mu, logvar, eps), x, chance)
-                x_hat = learner.net.decode(z)
-            else:
-                x_hat, mu, logvar = learner.net(x, eps)
-        losses = vae_loss(x_hat, x, mu, logvar, kl_weight, args.kl_target)
+            x_hat, mu, logvar = learner.train_net(x, eps, change)
+        x = x if change is None else change(x)
+        losses = vae_loss(x_hat, x, mu, logvar, kl_weight, args.kl_target, world.mean)
         if perceptual_net is not None:
             with device.autocast():
                 losses["perceptual"] = perceptual_net(x_hat, x)
             losses["loss"] = losses["loss"] + args.perceptual_weight * losses["perceptual"]
-        return losses if learner.update(losses["loss"]) else {}
+        learner.update(losses["loss"])
+        return losses
 
     folder.write_args(args, remarks)
     plan = Plan(
         script="3A",
         epochs=args.epochs,
         batches_per_epoch=order.per_epoch,
-        batches=lambda epoch, batch: loader(dataset, order, epoch, batch, args.num_workers, device.type == "cuda"),
+        batches=lambda epoch, batch: loader(
+            dataset, order, epoch, batch, args.num_workers, device.type == "cuda", rows
+        ),
         validate=monitor.validate,
         preview=monitor.preview,
         document=lambda: {"image_size": args.image_size, "perceptual": args.perceptual_net, "images": sha256},
@@ -223,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         keep_checkpoints=args.keep_checkpoints,
         max_minutes=args.max_minutes,
         stopper=Stopper(),
+        world=world,
         next_command=cli.next_command(
             "3B-train-diffusion-from-scratch-corel.py",
             args,

@@ -39,6 +39,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="variation of the cached latents; conditioned: stronger, and the network is told",
     )
     data.add_argument("--augment-variants", type=cli.positive_int, default=16, help="augmented variants of each image")
+    data.add_argument(
+        "--latent-cache", metavar="DIR", help="where the encoded images are kept (default: latents/ in --output-dir)"
+    )
     data.add_argument("--val-split", type=cli.fraction, default=0.1, help="share of the images held back to validate")
     model = parser.add_argument_group("model")
     model.add_argument("--class-conditional", action="store_true", help="learn each class under its label")
@@ -72,6 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train.add_argument("--no-ema", action="store_true", help="no moving average of the weights")
     train.add_argument("--ema-decay", type=cli.fraction, default=0.995, help="decay of the moving average")
     train.add_argument("--no-mixed-precision", action="store_true", help="float32 throughout")
+    cli.add_compile_flag(train)
     stop = parser.add_argument_group("stopping")
     stop.add_argument(
         "--early-stopping-patience", type=cli.non_negative_int, default=30, help="epochs without gain; 0: never"
@@ -109,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.foundation import devices, seeds
     from stepwise.foundation.runs import RunFolder
     from stepwise.models import denoiser, presets
+    from stepwise.training import compilation, distributed
     from stepwise.training.denoising import DenoiserMonitor
     from stepwise.training.encoding import encode_folder
     from stepwise.training.learner import Learner
@@ -119,6 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.stopping import Stopper
 
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
+    world = distributed.join(device)
     print(devices.summary(device))
     vae = load_vae(resolve(args.base_dir, args.vae_checkpoint), device)
     if args.image_size not in (None, vae.image_size):
@@ -127,11 +133,11 @@ def main(argv: list[str] | None = None) -> int:
             f"Pass --image-size {vae.image_size} (or leave the flag out), or train a VAE at {args.image_size}."
         )
     args.image_size = vae.image_size
-    folder = RunFolder(resolve(args.base_dir, args.output_dir))
-    state = find_state(args, folder, "3B", FIXED_FLAGS)
+    folder = RunFolder(resolve(args.base_dir, args.output_dir), world.is_main)
+    state = find_state(args, folder, "3B", FIXED_FLAGS, world)
     if state is not None:
         require_same_vae(state, vae)
-    data = encode_folder(resolve(args.base_dir, args.image_dir), args, vae)
+    data = encode_folder(resolve(args.base_dir, args.image_dir), args, vae, world)
     require_same_images(state, data.sha256)
     num_classes, latent_shape = len(data.classes), tuple(data.val_x0.shape[1:])
     args.lr = args.lr or max(PEAK_LR["grid" if len(latent_shape) == 3 else "vector"], args.lr_min)
@@ -140,6 +146,11 @@ def main(argv: list[str] | None = None) -> int:
         config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes, told)
     else:
         config = presets.vector_net(latent_shape[0], args.base_channels or 512, args.dropout, num_classes, told)
+    order = Order(len(data.train), args.batch_size, args.seed)
+    rows = world.rows(order.size)
+    steps = args.epochs * order.per_epoch
+    compiled = compilation.choose(args.compile, state, device, steps, args.max_minutes)
+    args.compile = "on" if compiled else "off"
     seeds.seed_weights(args.seed)
     learner = Learner(
         denoiser.build(config),
@@ -148,31 +159,33 @@ def main(argv: list[str] | None = None) -> int:
         lr=args.lr,
         ema_decay=None if args.no_ema else args.ema_decay,
         grad_accum=args.grad_accum,
+        compile=compiled,
+        world=world,
     )
     schedule = schedules.build(args.schedule, args.timesteps)
-    order = Order(len(data.train), args.batch_size, args.seed)
     monitor = DenoiserMonitor(args, folder, learner, schedule, vae, data)
     plateau = Plateau()
 
     def step(index: np.ndarray, clock: Clock) -> dict:
         rate = learning_rate(args.lr_scheduler, clock.progress, args.lr, args.lr_min)
         learner.set_lr(max(rate * plateau.scale, args.lr_min) * warm_up(clock.step))
-        z, augment = data.train.draw(index, args.seed, clock.step)
+        z, augment = data.train.draw(index, rows, args.seed, clock.step)
         x0 = data.statistics.standardise(z)
-        rng = seeds.torch_rng(args.seed, "noise", clock.step)
-        t = torch.randint(args.timesteps, (len(x0),), generator=rng).to(x0.device)
-        eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+        rng = seeds.torch_rng(args.seed, "noise", clock.step)  # of the whole batch, whoever computes which rows
+        t = torch.randint(args.timesteps, (len(index),), generator=rng)[rows].to(x0.device)
+        eps = torch.randn((len(index), *latent_shape), generator=rng)[rows].to(x0.device)
         label = None
         if data.train_label is not None:
-            hidden = (torch.rand(len(x0), generator=rng) < args.label_dropout).to(x0.device)
-            label = data.train_label[torch.from_numpy(index).to(x0.device)].masked_fill(hidden, num_classes)
+            hidden = torch.rand(len(index), generator=rng)[rows] < args.label_dropout
+            label = data.train_label[torch.from_numpy(index[rows])].masked_fill(hidden, num_classes).to(x0.device)
         with device.autocast():
             weighting = {"prediction": args.prediction, "min_snr_gamma": args.min_snr_gamma}
             error = denoising_loss(
-                learner.net, schedule, x0, eps, t, label, **weighting, augment=augment if told else None
+                learner.train_net, schedule, x0, eps, t, label, **weighting, augment=augment if told else None
             )
         losses = {"loss": error.mean()}
-        return losses if learner.update(losses["loss"]) else {}
+        learner.update(losses["loss"])
+        return losses
 
     def document() -> dict:
         return {
@@ -216,6 +229,7 @@ def main(argv: list[str] | None = None) -> int:
             args.oscillation_window,
             args.oscillation_threshold,
         ),
+        world=world,
         on_validation=plateau.observe if args.lr_scheduler == "plateau" else lambda value: None,
         next_command=cli.next_command(
             "3C-generate-samples-corel.py",

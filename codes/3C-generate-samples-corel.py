@@ -85,7 +85,6 @@ def settle_sampler(args: argparse.Namespace, parser: cli.Parser) -> argparse.Nam
         parser.error("--guidance-interval takes the lower noise level first")
     if args.seed is None:
         args.seed = secrets.randbelow(2**31)
-        print(f"Seed: {args.seed}")
     return args
 
 
@@ -97,10 +96,14 @@ def main(argv: list[str] | None = None) -> int:
 
     from stepwise.foundation import devices
     from stepwise.foundation.images import grid, labelled_grid, save_png
+    from stepwise.training import distributed
     from stepwise.training.generate import choose_options, generate, write_images
     from stepwise.training.pretrained import load_denoiser, load_vae
 
     device = devices.choose(args.device)
+    world = distributed.join(device)
+    args.seed = world.from_main(args.seed)
+    print(f"Seed: {args.seed}")
     print(devices.summary(device))
     vae = load_vae(resolve(args.base_dir, args.vae_checkpoint), device)
     model = load_denoiser(resolve(args.base_dir, args.diffusion_checkpoint), device, vae)
@@ -109,12 +112,16 @@ def main(argv: list[str] | None = None) -> int:
     options = choose_options(model, args.sampler, args.steps, args.eta, args.guidance, args.guidance_interval)
     output = grid_path(args)
 
-    images = []
-    with tqdm(total=count, desc=f"{options.kind}, {options.steps} steps", unit="img") as bar:
-        for batch, done in generate(model, vae, labels, count, args.batch_size, args.seed, options):
-            images.append(batch)
-            bar.update(done)
-    images = np.concatenate(images)
+    mine, parts = world.part(count), [np.zeros((0, vae.image_size, vae.image_size, 3), dtype=np.uint8)]
+    described = f"{options.kind}, {options.steps} steps"
+    with tqdm(total=len(mine), desc=described, unit="img", disable=not world.is_main) as bar:
+        for batch in generate(model, vae, labels, mine, args.batch_size, args.seed, options):
+            parts.append(batch)
+            bar.update(len(batch))
+    images = np.concatenate(world.gather(np.concatenate(parts)))
+    world.leave()
+    if not world.is_main:
+        return 0
 
     used = {**vars(args), "steps": options.steps, "guidance": options.guidance, "num_images": count}
     used["guidance_interval"] = [str(level) for level in options.interval]

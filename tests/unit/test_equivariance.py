@@ -2,7 +2,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stepwise.losses.equivariance import turned_and_shrunk
+from stepwise.losses.equivariance import turn_and_shrink
 
 
 def test_latent_and_picture_are_changed_alike():
@@ -11,7 +11,8 @@ def test_latent_and_picture_are_changed_alike():
     z = F.avg_pool2d(x, 8)
     sizes = set()
     for seed in range(60):
-        small_z, small_x = turned_and_shrunk(z, x, np.random.default_rng(seed))
+        change = turn_and_shrink(np.random.default_rng(seed), 8)
+        small_z, small_x = change(z), change(x)
         side = small_z.shape[-1]
         assert small_z.shape == (2, 3, side, side) and small_x.shape == (2, 3, 8 * side, 8 * side)
         sizes.add(side)
@@ -24,10 +25,10 @@ def test_latent_and_picture_are_changed_alike():
 
 
 def test_all_quarter_turns_come():
-    z = x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    z = torch.arange(16.0).reshape(1, 1, 4, 4)
     found = {
-        tuple(out[0].flatten().tolist())
-        for out in (turned_and_shrunk(z, x, np.random.default_rng(seed)) for seed in range(80))
-        if out[0].shape[-1] == 4
+        tuple(out.flatten().tolist())
+        for out in (turn_and_shrink(np.random.default_rng(seed), 4)(z) for seed in range(80))
+        if out.shape[-1] == 4
     }
     assert found == {tuple(torch.rot90(z, k, (2, 3)).flatten().tolist()) for k in range(4)}

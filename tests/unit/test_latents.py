@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stepwise.data.augment import PARAMETERS, Augment
-from stepwise.data.latents import Latents, LatentStatistics, encode_variants
-from stepwise.foundation.errors import Interrupted
+from stepwise.data.folders import content_digests
+from stepwise.data.latents import Latents, LatentStatistics, encode_files
+from stepwise.foundation.errors import Interrupted, UserError
 from stepwise.foundation.images import fit_square, to_tensor
 
 SHAPES = [(4, 3, 3), (6,)]
@@ -14,8 +16,12 @@ def randn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+ALL = slice(None)
+
+
 def with_nothing_told(mu, sigma):
-    return Latents(mu, sigma, torch.zeros(*mu.shape[:2], PARAMETERS))
+    told = torch.zeros(*mu.shape[:2], PARAMETERS)
+    return Latents(torch.stack([mu, sigma], dim=2), told, np.arange(len(mu)), torch.device("cpu"))
 
 
 def some_latents(shape, images=50, variants=4):
@@ -33,7 +39,7 @@ def test_statistics_standardise_what_training_draws(shape):
     assert statistics.mean.shape == statistics.std.shape == (1, shape[0], *[1] * (len(shape) - 1))
     assert statistics.mean.dtype == statistics.std.dtype == torch.float32
     everything = np.arange(50)
-    z = statistics.standardise(torch.cat([latents.draw(everything, 0, step)[0] for step in range(400)]))
+    z = statistics.standardise(torch.cat([latents.draw(everything, ALL, 0, step)[0] for step in range(400)]))
     others = [d for d in range(z.ndim) if d != 1]
     torch.testing.assert_close(z.mean(dim=others), torch.zeros(shape[0]), atol=0.03, rtol=0)
     torch.testing.assert_close(z.std(dim=others), torch.ones(shape[0]), atol=0.03, rtol=0)
@@ -62,11 +68,30 @@ def test_a_constant_channel_does_not_divide_by_zero():
 
 def test_draw_is_named_by_seed_and_step():
     latents, index = some_latents((6,)), np.arange(16)
-    first = latents.draw(index, 0, 7)[0]
-    latents.draw(index, 0, 8)  # draws in between change nothing
-    assert first.shape == (16, 6) and torch.equal(first, latents.draw(index, 0, 7)[0])
-    assert not torch.equal(first, latents.draw(index, 0, 8)[0])
-    assert not torch.equal(first, latents.draw(index, 1, 7)[0])
+    first = latents.draw(index, ALL, 0, 7)[0]
+    latents.draw(index, ALL, 0, 8)  # draws in between change nothing
+    assert first.shape == (16, 6) and torch.equal(first, latents.draw(index, ALL, 0, 7)[0])
+    assert not torch.equal(first, latents.draw(index, ALL, 0, 8)[0])
+    assert not torch.equal(first, latents.draw(index, ALL, 1, 7)[0])
+
+
+def test_rows_of_a_batch_are_those_of_the_whole():
+    latents, index = some_latents((4, 3, 3)), np.arange(16)
+    whole = latents.draw(index, ALL, 0, 7)[0]
+    parts = [latents.draw(index, slice(start, start + 4), 0, 7)[0] for start in range(0, 16, 4)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_part_of_the_images_is_numbered_by_itself():
+    everything = some_latents((4, 3, 3))
+    index = np.array([40, 3, 17])
+    part = Latents(everything.posterior, everything.told, index, everything.device)
+    alone = with_nothing_told(everything.posterior[index, :, 0], everything.posterior[index, :, 1])
+    assert len(part) == 3 and part.latent_shape == (4, 3, 3)
+    assert torch.equal(part.means(), alone.means())
+    assert torch.equal(part.statistics().std, alone.statistics().std)
+    batch = np.array([2, 0])
+    assert torch.equal(part.draw(batch, ALL, 0, 1)[0], alone.draw(batch, ALL, 0, 1)[0])
 
 
 def test_draw_uses_every_variant_of_the_image_asked_for():
@@ -74,7 +99,7 @@ def test_draw_uses_every_variant_of_the_image_asked_for():
     latents = with_nothing_told(mu, torch.zeros_like(mu))
     assert len(latents) == 3
     index = np.array([2, 0, 0, 1])
-    drawn = torch.cat([latents.draw(index, 0, step)[0] for step in range(50)], dim=1).long()  # [4, 50]
+    drawn = torch.cat([latents.draw(index, ALL, 0, step)[0] for step in range(50)], dim=1).long()  # [4, 50]
     assert (drawn // 4 == torch.from_numpy(index)[:, None]).all()
     counts = torch.bincount((drawn % 4).flatten(), minlength=4)
     assert counts.min() > 30
@@ -83,7 +108,8 @@ def test_draw_uses_every_variant_of_the_image_asked_for():
 
 def test_draw_spreads_as_the_posterior_says():
     mu, sigma = torch.zeros(1, 1, 2), torch.tensor([0.5, 3.0]).reshape(1, 1, 2)
-    z = torch.cat([with_nothing_told(mu, sigma).draw(np.zeros(64, dtype=np.int64), 0, step)[0] for step in range(100)])
+    latents, index = with_nothing_told(mu, sigma), np.zeros(64, dtype=np.int64)
+    z = torch.cat([latents.draw(index, ALL, 0, step)[0] for step in range(100)])
     torch.testing.assert_close(z.std(dim=0), torch.tensor([0.5, 3.0]), rtol=0.05, atol=0)
     assert abs(float(torch.corrcoef(z.T)[0, 1])) < 0.05
 
@@ -99,53 +125,65 @@ def first_pixels(x):
     return flat[:, :2], flat[:, 2:4]
 
 
-def encode(augment, variants=1, batch_size=2, num_workers=0, check=lambda: None):
-    return encode_variants(
-        first_pixels,
-        pictures(),
-        augment,
-        variants,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        device=torch.device("cpu"),
-        check=check,
-    )
+@pytest.fixture
+def files(tmp_path):
+    """`pictures` as PNG files."""
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path, picture in zip(paths, pictures(), strict=True):
+        Image.fromarray(picture).save(path)
+    return paths
+
+
+def encode(files, augment, variants=1, batch_size=2, num_workers=0, check=lambda: None):
+    cpu = torch.device("cpu")
+    options = {"batch_size": batch_size, "num_workers": num_workers, "device": cpu, "check": check}
+    batches = list(encode_files(first_pixels, files, 32, augment, variants, **options))
+    assert [digest for batch in batches for digest in batch.digests] == content_digests(pictures())
+    posterior, told = (torch.from_numpy(np.concatenate([batch[i] for batch in batches])) for i in (0, 1))
+    return Latents(posterior, told, np.arange(5), cpu)
 
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 0), (100, 0), (4, 2)])
-def test_encode_variants_keeps_images_and_variants_apart(batch_size, num_workers):
+def test_encoding_keeps_images_and_variants_apart(files, batch_size, num_workers):
     augment = Augment("balanced", 8, 0, "cache")
-    latents = encode(augment, 3, batch_size, num_workers)
-    assert latents.mu.shape == latents.sigma.shape == (5, 3, 2)
+    latents = encode(files, augment, 3, batch_size, num_workers)
+    assert latents.posterior.shape == (5, 3, 2, 2)
     for n, image in enumerate(pictures()):
         for v in range(3):
             mu, logvar = first_pixels(to_tensor(augment(image, v, n)[None]))
-            torch.testing.assert_close(latents.mu[n, v], mu[0])
-            torch.testing.assert_close(latents.sigma[n, v], (0.5 * logvar[0]).exp())
-    assert len({tuple(row.tolist()) for row in latents.mu.reshape(-1, 2)}) == 15
+            torch.testing.assert_close(latents.posterior[n, v, 0], mu[0])
+            torch.testing.assert_close(latents.posterior[n, v, 1], (0.5 * logvar[0]).exp())
+    assert len({tuple(row.tolist()) for row in latents.posterior[:, :, 0].reshape(-1, 2)}) == 15
 
 
-def test_draw_tells_the_augmentation_of_the_variant_drawn():
+def test_draw_tells_the_augmentation_of_the_variant_drawn(files):
     augment = Augment("conditioned", 8, 0, "cache", plain_first=True)
-    latents, index = encode(augment, 4), np.arange(5)
-    assert not latents.augment[:, 0].any()  # the image as it is
-    sharp = Latents(latents.mu, torch.zeros_like(latents.mu), latents.augment)  # draws are means
+    latents, index = encode(files, augment, 4), np.arange(5)
+    assert not latents.told[:, 0].any()  # the image as it is
+    latents.posterior[:, :, 1] = 0  # draws are means
     for step in range(10):
-        z, told = sharp.draw(index, 0, step)
+        z, told = latents.draw(index, ALL, 0, step)
         for n in index:
-            matches = (latents.mu[n] == z[n]).all(dim=1)
-            assert matches.any() and (latents.augment[n, matches] == told[n]).all(dim=1).any()
+            matches = (latents.posterior[n, :, 0] == z[n]).all(dim=1)
+            assert matches.any() and (latents.told[n, matches] == told[n]).all(dim=1).any()
 
 
-def test_encode_without_augmentation():
-    latents = encode(Augment("none", 8, 0, "cache"))
+def test_encode_without_augmentation(files):
+    latents = encode(files, Augment("none", 8, 0, "cache"))
     wanted, _ = first_pixels(to_tensor(np.stack([fit_square(image, 8) for image in pictures()])))
-    torch.testing.assert_close(latents.mu[:, 0], wanted)
+    torch.testing.assert_close(latents.means(), wanted)
 
 
-def test_encoding_can_be_stopped():
+def test_encoding_can_be_stopped(files):
     def stop():
         raise Interrupted("SIGTERM", 143)
 
     with pytest.raises(Interrupted):
-        encode(Augment("none", 8, 0, "cache"), check=stop)
+        encode(files, Augment("none", 8, 0, "cache"), check=stop)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_named(files, num_workers):
+    files[3].write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"3\.png"):
+        encode(files, Augment("none", 8, 0, "cache"), num_workers=num_workers)

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Order:
 
     def batch(self, epoch: int, batch: int) -> np.ndarray:
         """The item numbers of one batch, [size]."""
-        shuffled = numpy_rng(self.seed, "order", epoch).permutation(self.count)
+        shuffled = _shuffled(self.count, self.seed, epoch)
         return shuffled[batch * self.size : (batch + 1) * self.size]
 
     def positions(self, epoch: int, batch: int) -> Iterator[tuple[int, int]]:
@@ -47,6 +48,11 @@ class Order:
                 yield epoch, batch
                 batch += 1
             epoch, batch = epoch + 1, 0
+
+
+@lru_cache(maxsize=2)  # of 100,000 items an epoch takes thousands of batches, a permutation milliseconds
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    return numpy_rng(seed, "order", epoch).permutation(count)
 
 
 class AugmentedImages(Dataset):
@@ -64,12 +70,14 @@ class AugmentedImages(Dataset):
         return torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
 
 
-def loader(dataset: Dataset, order: Order, epoch: int, batch: int, num_workers: int, pin: bool) -> Generator:
-    """uint8 batches [B, 3, S, S] from (epoch, batch) on; the number of workers changes nothing in them.
+def loader(
+    dataset: Dataset, order: Order, epoch: int, batch: int, num_workers: int, pin: bool, rows: slice = slice(None)
+) -> Generator:
+    """The `rows` of uint8 batches [B, 3, S, S] from (epoch, batch) on; the number of workers changes nothing in them.
 
     Close the generator when done: the workers end with it.
     """
-    keys = ([(e, int(i)) for i in order.batch(e, b)] for e, b in order.positions(epoch, batch))
+    keys = ([(e, int(i)) for i in order.batch(e, b)[rows]] for e, b in order.positions(epoch, batch))
     yield from DataLoader(
         dataset,
         batch_sampler=keys,

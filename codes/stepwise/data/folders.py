@@ -131,7 +131,7 @@ def load_images(
     after each image and may raise to stop. Raises UserError that names the first file which cannot
     be decoded.
     """
-    return list(in_threads(lambda path: _load(path, size_limit), paths, num_workers, check, "loading images"))
+    return list(in_threads(lambda path: load_image(path, size_limit), paths, num_workers, check, "loading images"))
 
 
 def in_threads(
@@ -152,7 +152,8 @@ def in_threads(
             executor.shutdown(cancel_futures=True)
 
 
-def _load(path: Path, size_limit: int | None) -> np.ndarray:
+def load_image(path: Path, size_limit: int | None) -> np.ndarray:
+    """uint8 [H, W, 3], the shorter side reduced to at most `size_limit`. Raises UserError if it cannot be decoded."""
     import cv2
 
     try:

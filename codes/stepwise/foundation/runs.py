@@ -28,18 +28,22 @@ class RunFolder:
     """The output folder of one training run; holds its lock until the process ends.
 
     The lock is the operating system's (flock or its Windows counterpart), so it goes with the
-    process that held it, however that ended.
+    process that held it, however that ended. Of several processes of one run only the one that
+    `writes` takes it; the others' writing methods do nothing.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, writes: bool = True):
         self.path = make_folder(path)
-        self._lock = FileLock(path / ".run.lock")
-        self._take_lock()
-        for torn in path.glob(".*.tmp"):
-            torn.unlink()
+        self.writes = writes
         self.to_clear = False
         self._writer: Any = None
         self.started = time.monotonic()
+        self._lock = FileLock(path / ".run.lock")
+        if not writes:
+            return
+        self._take_lock()
+        for torn in path.glob(".*.tmp"):
+            torn.unlink()
 
     def _take_lock(self) -> None:
         """Data-loader workers of a killed run keep its lock for the few seconds until they notice."""
@@ -67,12 +71,16 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an earlier run wrote here, and nothing else."""
+        if not self.writes:
+            return
         for pattern in _RUN_FILES:
             for file in self.path.glob(pattern):
                 file.unlink()
 
     def write_args(self, args: argparse.Namespace, remarks: list[str]) -> None:
         """args.yaml: every flag as it was used; `--config args.yaml` repeats the run."""
+        if not self.writes:
+            return
         import yaml
 
         leave = {"config", "resume", "overwrite"}
@@ -82,6 +90,8 @@ class RunFolder:
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.csv by `rows`. It holds no clock times: a resumed run writes the same bytes."""
+        if not self.writes:
+            return
         columns: list[str] = []
         for row in rows:
             columns += [key for key in row if key not in columns]
@@ -92,10 +102,13 @@ class RunFolder:
         write_atomically(self.path / "metrics.csv", [text.getvalue().encode()])
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_atomically(self.path / "summary.json", [(json.dumps(summary, indent=2) + "\n").encode()])
+        if self.writes:
+            write_atomically(self.path / "summary.json", [(json.dumps(summary, indent=2) + "\n").encode()])
 
     def log_scalars(self, row: dict[str, Any], step: int) -> None:
         """Append to the TensorBoard events; on resume, later steps of the killed run are purged."""
+        if not self.writes:
+            return
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def turned_and_shrunk(z: Tensor, x: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A latent and its picture, both turned by quarter turns and shrunk to 1/4 ... 1 of the side.
+def turn_and_shrink(rng: np.random.Generator, cells: int) -> Callable[[Tensor], Tensor]:
+    """A random change for latents of `cells` cells a side and, alike, for their pictures.
 
-    The decoder is then to make the new picture out of the new latent (Kouzelis et al. 2025, EQ-VAE,
-    equation 5), which gives latents that a denoiser learns more easily. z: [B, C, s, s],
-    x: [B, 3, S, S] -> the same with fewer cells; sizes stay whole cells.
+    Quarter turns, and a side of 1/4 ... 1 in whole cells. The decoder is to make the changed picture out
+    of the changed latent (Kouzelis et al. 2025, EQ-VAE, equation 5), which gives latents that a denoiser
+    learns more easily. The function takes z: [B, C, s, s] or x: [B, 3, S, S] and gives fewer cells or pixels.
     """
-    side, cell = z.shape[-1], x.shape[-1] // z.shape[-1]
-    small = int(rng.integers(-(-side // 4), side + 1))
+    small = int(rng.integers(-(-cells // 4), cells + 1))
     turns = int(rng.integers(4))
-    if small < side:
-        z = F.interpolate(z.float(), size=small, mode="bilinear", antialias=True)
-        x = F.interpolate(x, size=small * cell, mode="bilinear", antialias=True)
-    return torch.rot90(z, turns, (2, 3)), torch.rot90(x, turns, (2, 3))
+
+    def change(z: Tensor) -> Tensor:
+        if small < cells:
+            z = F.interpolate(z.float(), size=small * z.shape[-1] // cells, mode="bilinear", antialias=True)
+        return torch.rot90(z, turns, (2, 3))
+
+    return change

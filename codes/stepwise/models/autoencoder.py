@@ -7,6 +7,7 @@ Welling 2014): the same convolutions with linear layers in the middle.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -134,10 +135,13 @@ class GridAutoencoder(nn.Module):
         """z: [B, C, S/f, S/f] -> x: [B, 3, S, S]."""
         return self.decoder(self.post_quant_conv(z))
 
-    def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct x through a posterior sample mu + sigma * eps. Returns (x_hat, mu, logvar)."""
+    def forward(
+        self, x: Tensor, eps: Tensor, change: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruct x through a posterior sample mu + sigma * eps, or that sample `change`d: (x_hat, mu, logvar)."""
         mu, logvar = self.encode(x)
-        return self.decode(reparameterize(mu, logvar, eps)), mu, logvar
+        z = reparameterize(mu, logvar, eps)
+        return self.decode(z if change is None else change(z)), mu, logvar
 
 
 class VectorAutoencoder(nn.Module):

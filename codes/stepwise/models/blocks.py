@@ -12,6 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Dropout(nn.Module):
+    """Dropout whose mask is drawn for the whole batch, of which several processes may hold a part each.
+
+    So the masks of a batch do not depend on how many processes share it. x: [B, ...] -> the same,
+    B items being part number `part` of `parts`.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p, self.part, self.parts = p, 0, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.parts == 1:
+            return F.dropout(x, self.p, self.training)
+        whole = torch.cat([torch.ones_like(x)] * self.parts)
+        return x * F.dropout(whole, self.p).chunk(self.parts)[self.part]
+
+
 class ResnetBlock2D(nn.Module):
     """GroupNorm-SiLU-conv twice, with a shortcut; a time embedding scales and shifts in between.
 
@@ -34,7 +52,7 @@ class ResnetBlock2D(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(emb_dim, 2 * out_channels) if emb_dim else None
         self.norm2 = nn.GroupNorm(groups, out_channels, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 

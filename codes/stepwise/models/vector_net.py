@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepwise.models.blocks import TimestepEmbedding, conditioning
+from stepwise.models.blocks import Dropout, TimestepEmbedding, conditioning
 
 
 class ResidualLayer(nn.Module):
@@ -17,7 +17,7 @@ class ResidualLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.emb_proj = nn.Linear(emb_dim, 2 * width)
         self.linear_1 = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:

@@ -87,9 +87,9 @@ def draw(
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
     used = {"diffusion_checkpoint": str(checkpoint.resolve()), "guidance": options.guidance, "steps": options.steps}
     images = []
-    for batch, done in generate(model, vae, labels, count, BATCH, seed, options):
+    for batch in generate(model, vae, labels, range(count), BATCH, seed, options):
         images.append(batch)
-        progress(done)
+        progress(len(batch))
     metadata = {"seed": str(seed), "flags": json.dumps(used)}
     write_images(make_folder(folder), np.concatenate(images), model.class_names(labels, count), metadata)
 

@@ -67,6 +67,12 @@ def add_run_flags(
         )
 
 
+def add_compile_flag(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--compile", choices=["auto", "on", "off"], default="auto", help="compile the network; auto: if the run is long"
+    )
+
+
 def add_checkpoint_flags(parser: Parser) -> None:
     """The flags of every training script for its checkpoints."""
     group = parser.add_argument_group("checkpoints")
@@ -205,13 +211,15 @@ class StopSignal:
     """The last stop signal received: set by the handler, raised as Interrupted by `check`.
 
     Handlers only take a note, so that no save is ever cut in half; long work calls `check` at
-    its safe points. A second Ctrl-C ends at once.
+    its safe points. A second Ctrl-C ends at once. Where several processes train together, they can
+    only stop `together`: `check` then does nothing, and `stop_on` is told what they agreed upon.
     """
 
     codes: ClassVar = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0}
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self.together = False
 
     def install(self) -> None:
         for name in self.codes:
@@ -226,9 +234,20 @@ class StopSignal:
         # not through sys.stderr, which may be in the middle of a write when the signal comes
         os.write(2, f"\n{name} received: stopping at the next safe point.\n".encode())
 
+    @property
+    def number(self) -> int:
+        """The signal received as a number from 1 on, 0 for none."""
+        return [None, *self.codes].index(self.name)
+
     def check(self) -> None:
         """Raise Interrupted if a stop signal has come."""
-        if self.name:
+        if not self.together:
+            self.stop_on(self.number)
+
+    def stop_on(self, number: int) -> None:
+        """Raise Interrupted for a `number` above 0."""
+        if number:
+            self.name = list(self.codes)[number - 1]
             raise Interrupted(self.name, self.codes[self.name])
 
 
@@ -254,9 +273,12 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             raise
         code = _fail(f"The disk is full: cannot write {error.filename or 'the output'}.\nFree some space and resume.")
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if stop_signal.together and "connection" in str(error).lower():
+            code = _fail("Another process of this run has ended.\nIts own error says why; then use --resume auto.")
+        elif is_out_of_memory(error):
+            code = _fail(OUT_OF_MEMORY_ADVICE)
+        else:
             raise
-        code = _fail(OUT_OF_MEMORY_ADVICE)
     sys.exit(code)
 
 

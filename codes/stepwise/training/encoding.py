@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stepwise.data.augment import Augment
 from stepwise.data.classes import class_table
-from stepwise.data.folders import content_digests, fingerprint, load_images, read_labels, split_by_content
-from stepwise.data.latents import Latents, LatentStatistics, encode_variants
+from stepwise.data.folders import fingerprint, read_labels, split_by_content
+from stepwise.data.latent_cache import LatentCache, listing
+from stepwise.data.latents import Latents, LatentStatistics, encode_files
 from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import resolve
 from stepwise.training.cli import stop_signal
+from stepwise.training.distributed import World
 from stepwise.training.pretrained import FrozenVAE
 
 ENCODING_BATCH = 64
@@ -23,11 +27,11 @@ ENCODING_BATCH = 64
 
 @dataclass
 class EncodedFolder:
-    """Everything 3B needs of the images, on the training device.
+    """Everything 3B needs of the images.
 
-    val_x0: standardised posterior means, [M, ...]. Labels are positions in `classes`, [N] and [M];
-    without --class-conditional they are None and `classes` is empty. `image_classes`: the names of all
-    classes in the folder. `sha256` names the set of images.
+    val_x0: standardised posterior means, [M, ...]; it and val_label are on the training device. Labels are
+    positions in `classes`, [N] and [M]; without --class-conditional they are None and `classes` is empty.
+    `image_classes`: the names of all classes in the folder. `sha256` names the set of images.
     """
 
     train: Latents
@@ -40,10 +44,11 @@ class EncodedFolder:
     sha256: str
 
 
-def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> EncodedFolder:
-    """Split the folder, encode the training part in its augmented variants and the rest as it is.
+def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE, world: World) -> EncodedFolder:
+    """Encode the folder in augmented variants, or find that done in the latent cache, and split it.
 
-    Raises UserError when there are too few images, or one class only for --class-conditional.
+    Process 0 encodes, the others wait. Raises UserError when there are too few images, or one class only
+    for --class-conditional.
     """
     paths, labels = read_labels(folder)
     classes, class_index = class_table(paths, labels)
@@ -52,39 +57,71 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE) -> Enc
             "--class-conditional needs at least two classes, found one.\n"
             "Leave the flag out, or give the folder of all classes (training_data/corel/corel_all)."
         )
-    images = load_images(paths, 2 * args.image_size, args.num_workers, stop_signal.check)
-    digests = content_digests(images)
+    variants = 1 if args.augment == "none" else args.augment_variants
+    posterior, told, digests = _encoded(folder, paths, args, variants, vae, world)
     train_index, val_index = split_by_content(paths, labels, digests, args.val_split, args.seed)
 
-    def encode(index: list[int], augment: str, variants: int) -> Latents:
-        how = Augment(augment, args.image_size, args.seed, "latent-augment", plain_first=True)
-        chosen = [images[i] for i in index]
-        return encode_variants(
-            vae.encode,
-            chosen,
-            how,
-            variants,
-            batch_size=ENCODING_BATCH,
-            num_workers=args.num_workers,
-            device=vae.device.device,
-            check=stop_signal.check,
-        )
+    def part(index: list[int]) -> Latents:
+        return Latents(posterior, told, np.array(index), vae.device.device)
 
-    variants = 1 if args.augment == "none" else args.augment_variants
-    train = encode(train_index, args.augment, variants)
+    train = part(train_index)
     validated = len(val_index) or "the same"
     print(f"{len(train)} images in {variants} variants to train, {validated} to validate.")
     statistics = train.statistics()
     seen = val_index or train_index  # without a held-back part the training images must do
-    val_x0 = statistics.standardise(encode(seen, "none", 1).mu[:, 0])
-    label = torch.tensor(class_index, device=vae.device.device) if args.class_conditional else None
+    label = torch.tensor(class_index) if args.class_conditional else None
     return EncodedFolder(
         train=train,
         statistics=statistics,
-        val_x0=val_x0,
+        val_x0=statistics.standardise(part(seen).means()),
         train_label=None if label is None else label[train_index],
-        val_label=None if label is None else label[seen],
+        val_label=None if label is None else label[seen].to(vae.device.device),
         classes=classes if args.class_conditional else [],
         image_classes=[entry["name"] for entry in classes],
         sha256=fingerprint(paths, labels, digests),
     )
+
+
+def _encoded(
+    folder: Path, paths: list[Path], args: argparse.Namespace, variants: int, vae: FrozenVAE, world: World
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Posteriors and told augmentations of all images, and the digests of their pixels."""
+    made_from = {"vae": vae.sha256, "image_size": args.image_size, "augment": args.augment, "variants": variants}
+    key = {**made_from, "seed": args.seed, "images": listing(folder, paths)}
+    cache = LatentCache(resolve(args.base_dir, args.latent_cache or f"{args.output_dir}/latents"), key)
+    if world.is_main:
+        with cache.lock:
+            if cache.open() is None:
+                augment = Augment(args.augment, args.image_size, args.seed, "latent-augment", plain_first=True)
+                batches = encode_files(
+                    vae.encode,
+                    paths,
+                    2 * args.image_size,
+                    augment,
+                    variants,
+                    batch_size=ENCODING_BATCH,
+                    num_workers=args.num_workers,
+                    device=vae.device.device,
+                    check=stop_signal.check,
+                )
+                cache.write(batches, len(paths))
+            else:
+                print(f"Latents: from {cache.folder}.")
+    world.wait()
+    found = cache.open()
+    if found is None:
+        raise UserError(
+            f"The latents in {cache.folder} cannot be read back.\n"
+            "Several processes need one --latent-cache that all of them see; a copy of a dataset keeps its file dates."
+        )
+    posterior, told = (torch.from_numpy(array) for array in found[:2])
+    if posterior.nbytes <= _room_for_latents(vae.device.device):
+        posterior, told = posterior.to(vae.device.device), told.to(vae.device.device)
+    return posterior, told, found[2]
+
+
+def _room_for_latents(device: torch.device) -> int:
+    """Bytes of a GPU's memory that latents may take; above it, and on a CPU, they stay mapped from disk."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 4
+    return 2 * 2**30 if device.type == "mps" else 0

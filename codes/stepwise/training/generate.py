@@ -66,21 +66,21 @@ def generate(
     model: TrainedDenoiser,
     vae: FrozenVAE,
     labels: list[int] | None,
-    count: int,
+    numbers: range,
     batch_size: int,
     seed: int,
     options: SamplerOptions,
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield batches of images, uint8 [B, S, S, 3], with the number of steps of each batch done.
+) -> Iterator[np.ndarray]:
+    """Yield the images of these `numbers` in batches, uint8 [B, S, S, 3]; `labels` has the class of each number.
 
     Every draw is named by (seed, number of the image, step), so an image does not depend on the
     batch that it is made in (but for the last bits of floating point).
     """
-    for start in range(0, count, batch_size):
-        numbers = range(start, min(start + batch_size, count))
-        label = None if labels is None else torch.tensor([labels[n] for n in numbers], device=vae.device.device)
-        z = _latents(model, vae, label, numbers, seed, options)
-        yield to_uint8(vae.decode(model.statistics.restore(z))), len(numbers)
+    for start in range(0, len(numbers), batch_size):
+        batch = numbers[start : start + batch_size]
+        label = None if labels is None else torch.tensor([labels[n] for n in batch], device=vae.device.device)
+        z = _latents(model, vae, label, batch, seed, options)
+        yield to_uint8(vae.decode(model.statistics.restore(z)))
 
 
 def _latents(

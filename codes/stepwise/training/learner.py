@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
+from stepwise.models.blocks import Dropout
+from stepwise.training.distributed import ALONE, World
 
 MAX_BAD_STEPS = 10
+LOOK_EVERY = 10  # steps between two looks at whether a GPU's steps were fine: each look waits for the GPU
 
 
 class Learner:
     """Owns everything that a gradient step changes, and saves and restores all of it.
 
-    `net` is trained; `ema_net` is its exponential moving average (or None), the one to validate
-    and sample with. A step whose loss or gradient is not finite changes nothing.
+    `net` is trained, and called as `train_net`, which may be compiled and shares its gradients with
+    the other processes of `world`. `ema_net` is its exponential moving average (or None), the one to
+    validate and sample with. A step whose loss or gradient is not finite changes nothing.
     """
 
     def __init__(
@@ -33,9 +37,12 @@ class Learner:
         grad_accum: int = 1,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.99),
+        compile: bool = False,
+        world: World = ALONE,
     ):
         memory = torch.channels_last if device.channels_last else torch.contiguous_format
         self.net = net.to(device.device, memory_format=memory)
+        self.train_net = _trainable(self.net, device, compile, world)
         self.config = config
         self.device = device
         self.ema_decay = ema_decay
@@ -46,10 +53,11 @@ class Learner:
             self.net.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=device.type != "mps"
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.needs_scaler)
+        # fused AdamW reads a flag on the device and leaves the weights alone; otherwise the CPU must look and decide
+        self.looks_always = device.type != "cuda" or device.needs_scaler
         self.updates = 0
-        self.bad_steps = 0
+        self._bad = torch.zeros((), device=device.device)  # steps in a row that were not finite
         self._waiting = 0
-        self._poisoned = False
 
     @property
     def best_net(self) -> nn.Module:
@@ -60,51 +68,62 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def update(self, loss: Tensor) -> bool:
-        """Backward, and every `grad_accum` calls a step. False when a value was not finite.
+    def update(self, loss: Tensor) -> None:
+        """Backward, and every `grad_accum` calls a step.
 
-        Raises UserError after MAX_BAD_STEPS bad steps in a row.
+        A loss that is not finite gives a gradient that is not, and that is seen in the gradient's norm.
+        Raises UserError after MAX_BAD_STEPS bad steps in a row (on a GPU, a few steps later).
         """
-        self._poisoned |= not bool(torch.isfinite(loss.detach()))
-        if not self._poisoned:
-            self.scaler.scale(loss / self.grad_accum).backward()
+        self.scaler.scale(loss / self.grad_accum).backward()
         self._waiting += 1
         if self._waiting < self.grad_accum:
-            return not self._poisoned
-        fine = self._step() if not self._poisoned else False
+            return
+        self._step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._waiting, self._poisoned = 0, False
-        self._count_bad(fine)
-        return fine
+        self._waiting = 0
 
-    def _step(self) -> bool:
+    def _step(self) -> None:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.grad_clip)
-        fine = bool(torch.isfinite(norm))
-        if fine:
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
+        bad = (~torch.isfinite(norm)).float()
+        self._bad = (self._bad + 1) * bad
+        if self.looks_always:
+            fine = not bool(bad)
+            if fine:
+                self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.found_inf, fine = bad, True
+            self.optimizer.step()
         if fine:
             self.updates += 1
-            self._average()
-        return fine
+            self._average(1 - bad)
+        if self.looks_always or self.updates % LOOK_EVERY == 0:
+            self._stop_if_all_bad()
 
-    def _count_bad(self, fine: bool) -> None:
-        self.bad_steps = 0 if fine else self.bad_steps + 1
-        if self.bad_steps >= MAX_BAD_STEPS:
+    def _stop_if_all_bad(self) -> None:
+        bad_steps = int(self._bad)
+        if bad_steps >= MAX_BAD_STEPS:
             raise UserError(
-                f"The loss or its gradient was not finite in {self.bad_steps} steps in a row; no bad step was saved.\n"
+                f"The loss or its gradient was not finite in {bad_steps} steps in a row; no bad step was saved.\n"
                 "Lower the learning rate (a tenth of it), try --no-mixed-precision where there is that flag,\n"
                 "check the images with 2A, and run again with --resume auto."
             )
 
     @torch.no_grad()
-    def _average(self) -> None:
-        """EMA with warm-up: the decay grows as (1 + n) / (10 + n) until it reaches `ema_decay`."""
+    def _average(self, fine: Tensor) -> None:
+        """EMA with warm-up: the decay grows as (1 + n) / (10 + n) until it reaches `ema_decay`.
+
+        `fine`: 1, or 0 after a step that is not to count.
+        """
         if self.ema_net is None:
             return
         decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.ema_net.parameters()), list(self.net.parameters()), 1 - decay)
+        averages, weights = list(self.ema_net.parameters()), list(self.net.parameters())
+        if self.looks_always:
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+        else:
+            torch._foreach_lerp_(averages, weights, [fine * (1 - decay)] * len(weights))
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint, gradients of a half-done accumulation included."""
@@ -116,7 +135,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "gradients": gradients if self._waiting else {},
-            "counters": [self.updates, self.bad_steps, self._waiting, int(self._poisoned)],
+            "counters": [self.updates, int(self._bad), self._waiting],
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -136,12 +155,24 @@ class Learner:
         for name, parameter in self.net.named_parameters():
             gradient = state["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
-        self.updates, self.bad_steps, self._waiting, poisoned = state["counters"]
-        self._poisoned = bool(poisoned)
+        self.updates, bad_steps, self._waiting = state["counters"][:3]
+        self._bad.fill_(bad_steps)
 
     def best_weights(self) -> dict[str, Tensor]:
         """A copy, on the CPU, of the weights to sample with."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.best_net.state_dict().items()}
+
+
+def _trainable(net: nn.Module, device: Device, compile: bool, world: World) -> nn.Module:
+    """`net` as training calls it. Wrappers share its parameters and stay out of its state dict."""
+    trainable = net
+    if world.size > 1:
+        for module in net.modules():
+            if isinstance(module, Dropout):
+                module.part, module.parts = world.rank, world.size
+        places = [device.device] if device.type == "cuda" else None
+        trainable = nn.parallel.DistributedDataParallel(net, device_ids=places)
+    return torch.compile(trainable) if compile else trainable
 
 
 def _difference(what: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from stepwise.foundation.devices import peak_memory_mib
 from stepwise.foundation.errors import Interrupted, UserError
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import derive
-from stepwise.training.cli import bar_interval, stop_signal
+from stepwise.training.cli import bar_interval
 from stepwise.training.learner import Learner
 from stepwise.training.state import Clock, Plan, RunState
 
@@ -35,8 +35,9 @@ def fit(
 ) -> int:
     """Train until the epochs or minutes are used up or the stopper says so. Returns the exit code.
 
-    `step(batch, clock)` updates the learners and returns its named losses; a loss that is not
-    finite is left out of the means. With `state` (a checkpoint) the run continues from there.
+    `step(batch, clock)` updates the learners and returns its named losses, of this process's rows of
+    the batch; a loss that is not finite is left out of the means. With `state` (a checkpoint) the
+    run continues from there.
     """
     if folder.to_clear:
         folder.clear()
@@ -52,10 +53,12 @@ def fit(
     except Interrupted as stop:
         run.save()
         folder.write_metrics(run.rows)
+        plan.world.leave()  # when process 0 has saved: torchrun ends all when one ends
         print(f"{stop.signal_name}: saved {folder.path / 'last.pt'}. Continue with the same command and --resume auto.")
         return stop.exit_code
     else:
         _finish(run, plan)
+        plan.world.leave()
         return 0
     finally:
         folder.close()
@@ -71,6 +74,7 @@ def _train(run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
 
 def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
     clock = run.clock
+    run.agree()
     while (
         clock.epoch < plan.epochs and not run.stop_reason and not (clock.out_of_time and run.rows and clock.batch == 0)
     ):
@@ -85,7 +89,7 @@ def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable,
             _advance(bar, clock)
             if run.save_is_due:
                 run.save()
-            stop_signal.check()
+            run.agree()
         lr = next(iter(run.learners.values())).optimizer.param_groups[0]["lr"]
         value = run.end_epoch(lr)
         shown = "".join(f", {name} {run.rows[-1][name]:.4g}" for name in plan.show if name in run.rows[-1])
@@ -98,11 +102,13 @@ def _after_epoch(run: RunState, plan: Plan) -> None:
     if run.clock.epoch % plan.checkpoint_every == 0 or run.save_is_due:
         run.save()
     _write_outputs(run, plan)
-    stop_signal.check()
+    run.agree()
 
 
 def _write_outputs(run: RunState, plan: Plan) -> None:
     """What an epoch leaves beside last.pt, when it is its turn."""
+    if not plan.world.is_main:
+        return
     if run.clock.epoch % plan.checkpoint_every == 0:
         run.save_numbered()
     if run.clock.epoch % plan.preview_every == 0:
@@ -117,7 +123,7 @@ def _finish(run: RunState, plan: Plan) -> None:
     run.replace_lost_best()
     run.save()
     run.folder.write_metrics(run.rows)
-    if run.clock.epoch % plan.preview_every:
+    if run.clock.epoch % plan.preview_every and plan.world.is_main:
         plan.preview(run.clock.epoch, run.rows)
     if not run.best["epoch"]:
         raise UserError(
@@ -139,8 +145,10 @@ def _bar(plan: Plan, clock: Clock) -> tqdm:
     """Counts steps or, with --max-minutes, seconds: whichever tells when the run will end."""
     interval = bar_interval()
     if clock.max_seconds:
-        return tqdm(total=round(clock.max_seconds), desc="training", unit="s", mininterval=interval)
-    return tqdm(total=plan.epochs * plan.batches_per_epoch, desc="training", unit="step", mininterval=interval)
+        total, unit = round(clock.max_seconds), "s"
+    else:
+        total, unit = plan.epochs * plan.batches_per_epoch, "step"
+    return tqdm(total=total, desc="training", unit=unit, mininterval=interval, disable=not plan.world.is_main)
 
 
 def _advance(bar: tqdm, clock: Clock) -> None:

@@ -10,16 +10,23 @@ from stepwise.foundation.checkpoints import BadCheckpoint, load
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
 from stepwise.foundation.runs import RunFolder
+from stepwise.training.distributed import World
 
 
-def find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed: tuple[str, ...]) -> dict | None:
+def find_state(
+    args: argparse.Namespace, folder: RunFolder, script: str, fixed: tuple[str, ...], world: World
+) -> dict | None:
     """The checkpoint to continue from as --resume says, or None for a fresh start.
 
     Deletes nothing: where an earlier run is to be replaced, `fit` clears the folder once every
     other mistake has had its chance to show. `fixed` names the flags that must be as they were.
     Raises UserError when the folder holds a run and neither --resume nor --overwrite was given, or
-    when no intact checkpoint is left.
+    when no intact checkpoint is left. Process 0 looks, the others are told.
     """
+    return world.from_main(_find_state(args, folder, script, fixed) if world.is_main else None)
+
+
+def _find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed: tuple[str, ...]) -> dict | None:
     if args.resume is None:
         if folder.has_run and not args.overwrite:
             raise UserError(

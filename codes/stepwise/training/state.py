@@ -16,6 +16,8 @@ from torch import Tensor
 from stepwise.foundation import checkpoints
 from stepwise.foundation.paths import link_or_copy
 from stepwise.foundation.runs import RunFolder
+from stepwise.training.cli import stop_signal
+from stepwise.training.distributed import ALONE, World
 from stepwise.training.learner import Learner
 from stepwise.training.resume import best_fits
 from stepwise.training.stopping import Stopper
@@ -25,7 +27,10 @@ SAVE_EVERY_S = 120.0
 
 @dataclass
 class Clock:
-    """Where the run stands: whole epochs, batches into this one, steps in all, share of the run done."""
+    """Where the run stands: whole epochs, batches into this one, steps in all, share of the run done.
+
+    `seconds`: time spent on this run when `tick` was last called, earlier parts of it included.
+    """
 
     epochs: int
     batches_per_epoch: int
@@ -35,10 +40,10 @@ class Clock:
     step: int = 0
     seconds_before: float = 0.0
     started: float = 0.0
+    seconds: float = 0.0
 
-    @property
-    def seconds(self) -> float:
-        """Time spent on this run, earlier sessions included."""
+    def now(self) -> float:
+        """Time spent on this run by this process's clock."""
         return self.seconds_before + time.monotonic() - self.started
 
     @property
@@ -82,13 +87,14 @@ class Plan:
     stopper: Stopper
     on_validation: Callable[[float], None] = lambda value: None
     next_command: str = ""
+    world: World = ALONE
 
 
 class RunState:
     """The state of a running `fit`, and how it is saved and restored."""
 
     def __init__(self, plan: Plan, folder: RunFolder, learners: dict[str, Learner], args: argparse.Namespace):
-        self.plan, self.folder, self.learners, self.args = plan, folder, learners, args
+        self.plan, self.folder, self.learners, self.args, self.world = plan, folder, learners, args, plan.world
         limit = plan.max_minutes * 60 if plan.max_minutes else None
         self.clock = Clock(plan.epochs, plan.batches_per_epoch, limit, started=folder.started)
         self.rows: list[dict[str, Any]] = []
@@ -108,13 +114,22 @@ class RunState:
         self.sums = dict(document["sums"])
         same_rules = self.plan.stopper.load(document["stopper"])
         self.stop_reason = document["stop_reason"] if same_rules else None
-        if self.best["epoch"] and not best_fits(self.folder.path / "best_model.pt", self.best, self.clock.epoch):
+        path = self.folder.path / "best_model.pt"
+        if self.world.is_main and self.best["epoch"] and not best_fits(path, self.best, self.clock.epoch):
             self.best = {"value": math.inf, "epoch": 0}
+        self.best = self.world.from_main(self.best)
         self.folder.write_metrics(self.rows)
         print(f"Resuming after {self.clock.epoch} epochs and {self.clock.step} steps.")
 
+    def agree(self) -> None:
+        """Set the clock, and stop if a signal asks for it: in all processes alike, at the same step."""
+        self.clock.seconds, number = self.world.largest(self.clock.now(), stop_signal.number)
+        stop_signal.stop_on(int(number))
+
     def save(self) -> None:
         """Write best_model.pt if it changed, then last.pt; the last.pt before becomes previous.pt."""
+        if not self.world.is_main:
+            return
         base = {"script": self.plan.script, "args": dict(vars(self.args)), **self.plan.document()}
         if self._best_weights is not None:
             nets = {
@@ -123,7 +138,7 @@ class RunState:
             checkpoints.save(self.folder.path / "best_model.pt", {**base, "nets": nets, "best": self.best})
             self._best_weights = None
         clock = self.clock
-        progress = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step, "seconds": clock.seconds}
+        progress = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step, "seconds": clock.now()}
         last, previous = self.folder.path / "last.pt", self.folder.path / "previous.pt"
         fresh = self.folder.path / "next.pt"
         checkpoints.save(
@@ -155,15 +170,17 @@ class RunState:
             old.unlink()
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Sum the losses of a step on their device; read out once an epoch."""
+        """Sum the losses of a step on their device; read out once an epoch. What is not finite is left out."""
         for name, value in losses.items():
-            total, count = self.sums.get(name, torch.zeros(2)).unbind()
-            self.sums[name] = torch.stack([total.to(value.device) + value.detach().float(), count.to(value.device) + 1])
+            mean = self.world.mean(value.float())
+            fine = torch.isfinite(mean)
+            sums = self.sums.get(name, torch.zeros(2)).to(mean.device)
+            self.sums[name] = sums + torch.stack([torch.where(fine, mean, 0.0), fine.float()])
 
     def end_epoch(self, lr: float) -> float:
         """Validate, record the epoch, keep the best. Returns the monitored value."""
-        measured = self.plan.validate()
-        means = {name: float(total / count) for name, (total, count) in self.sums.items()}
+        measured = self.world.from_main(self.plan.validate())
+        means = {name: float(total / count) for name, (total, count) in self.sums.items() if count}
         self.sums = {}
         self.clock.epoch, self.clock.batch = self.clock.epoch + 1, 0
         row = {"epoch": self.clock.epoch, "step": self.clock.step, "lr": lr, **means, **measured}
@@ -178,12 +195,13 @@ class RunState:
     def _keep_if_best(self, value: float) -> None:
         if value < self.best["value"]:
             self.best = {"value": value, **self.rows[-1]}
-            self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}
+            if self.world.is_main:
+                self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}
 
     def replace_lost_best(self) -> None:
         """At the end of a run whose best_model.pt was lost: the last weights, if they validate."""
         if not self.best["epoch"] and self.rows:
-            self._keep_if_best(self.plan.validate()[self.plan.monitor])
+            self._keep_if_best(self.world.from_main(self.plan.validate())[self.plan.monitor])
 
     @property
     def save_is_due(self) -> bool:

@@ -1,0 +1,102 @@
+"""The latent cache: the posteriors of an image folder on disk, encoded once and then memory-mapped.
+
+latents.npy holds [N, V, 2, ...] and told.npy [N, V, A], both float32; cache.json, written last, says what
+they were made from and their SHA-256, and ends with its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock
+
+from stepwise.data.latents import EncodedBatch
+from stepwise.foundation.paths import make_folder, write_atomically
+
+FORMAT = 1
+_DESCRIPTION, _FILES = "cache.json", ("latents.npy", "told.npy")
+
+
+def listing(folder: Path, paths: list[Path]) -> str:
+    """SHA-256 of the names, sizes and dates of the files: when it is the same, they need not be read again."""
+    lines = []
+    for path in paths:
+        found = path.stat()
+        lines.append(f"{path.relative_to(folder)!r} {found.st_size} {found.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+class LatentCache:
+    """The cache in `folder` for latents made as `key` (plain data) says."""
+
+    def __init__(self, folder: Path, key: dict[str, Any]):
+        self.folder = make_folder(folder)
+        self.key = json.loads(json.dumps({"format": FORMAT, **key}))
+        self.lock = FileLock(folder / ".lock")
+
+    def open(self) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
+        """(posterior, told, digests of the images), the arrays mapped from disk; None unless it is there and whole."""
+        try:
+            text, _, sha256 = (self.folder / _DESCRIPTION).read_text().rpartition("\n")
+            if hashlib.sha256(text.encode()).hexdigest() != sha256:
+                return None
+            description = json.loads(text)
+            if description["key"] != self.key:
+                return None
+            for name in _FILES:
+                with (self.folder / name).open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != description["sha256"][name]:
+                        print(f"Warning: {self.folder / name} is damaged; the images are encoded anew.")
+                        return None
+            # mode "c": torch wants memory that may be written, and the file is to stay as it is
+            posterior, told = (np.load(self.folder / name, mmap_mode="c", allow_pickle=False) for name in _FILES)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return posterior, told, description["digests"]
+
+    def write(self, batches: Iterable[EncodedBatch], count: int) -> None:
+        """Replace the cache by `batches`, which hold `count` images together, without holding them in memory."""
+        (self.folder / _DESCRIPTION).unlink(missing_ok=True)
+        digests: list[str] = []
+        names = [self.folder / f".{name}.tmp" for name in _FILES]
+        try:
+            with names[0].open("wb") as posterior, names[1].open("wb") as told:
+                files = _Array(posterior, count), _Array(told, count)
+                for batch in batches:
+                    files[0].append(batch.posterior)
+                    files[1].append(batch.told)
+                    digests += batch.digests
+            for temporary, name in zip(names, _FILES, strict=True):
+                temporary.replace(self.folder / name)
+        finally:
+            for temporary in names:
+                temporary.unlink(missing_ok=True)
+        sums = {name: array.sha256.hexdigest() for name, array in zip(_FILES, files, strict=True)}
+        text = json.dumps({"key": self.key, "sha256": sums, "digests": digests}).encode()
+        write_atomically(self.folder / _DESCRIPTION, [text, b"\n", hashlib.sha256(text).hexdigest().encode()])
+
+
+class _Array:
+    """A .npy file of `count` rows that is written a few rows at a time."""
+
+    def __init__(self, file: BinaryIO, count: int):
+        self.file, self.count, self.sha256, self.rows = file, count, hashlib.sha256(), 0
+
+    def append(self, rows: np.ndarray) -> None:
+        if self.rows == 0:
+            header = io.BytesIO()
+            shape = (self.count, *rows.shape[1:])
+            np.lib.format.write_array_header_2_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            self._write(header.getvalue())
+        self._write(np.ascontiguousarray(rows, dtype="<f4").tobytes())
+        self.rows += len(rows)
+
+    def _write(self, content: bytes) -> None:
+        self.file.write(content)
+        self.sha256.update(content)

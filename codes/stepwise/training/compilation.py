@@ -1,0 +1,52 @@
+"""Whether a training run compiles its network: --compile {auto, on, off}."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from typing import Any
+
+from stepwise.foundation.devices import Device
+from stepwise.foundation.errors import UserError
+
+# From this length on a run wins back the time that compiling takes: benchmarks/speed.md.
+PAYS_FROM_MINUTES = {"cuda": 5.0, "cpu": 60.0}
+PAYS_FROM_STEPS = {"cuda": 3_000, "cpu": 200_000}
+
+
+def choose(wanted: str, state: dict[str, Any] | None, device: Device, steps: int, minutes: float | None) -> bool:
+    """Whether to compile. auto: as the run to resume did, else where a run of `steps` or `minutes` wins by it.
+
+    The answer depends on nothing measured, so that a run and its repetition compute alike. Raises
+    UserError where "on" is asked for and this machine cannot compile.
+    """
+    lack = _lack(device)
+    if wanted == "on" and lack:
+        raise UserError(f"--compile on: {lack}.\nInstall it, or use --compile off.")
+    if wanted != "auto":
+        return wanted == "on"
+    if state is not None:
+        before = state["args"].get("compile", "off") == "on"
+        if before and lack:
+            print(f"Note: the run so far was compiled, but {lack}: it goes on without, the same up to rounding.")
+        return before and not lack
+    if device.type not in PAYS_FROM_STEPS or lack:
+        return False
+    long = steps >= PAYS_FROM_STEPS[device.type] if minutes is None else minutes >= PAYS_FROM_MINUTES[device.type]
+    if long:
+        print("The network is compiled first, which takes a minute or more (--compile off: start at once, run slower).")
+    return long
+
+
+def _lack(device: Device) -> str | None:
+    """What this machine lacks to compile for `device`; None if nothing."""
+    compilers = [os.environ.get("CXX", ""), *({"Windows": ["cl"]}.get(platform.system(), ["g++", "clang++"]))]
+    if not any(name and shutil.which(name) for name in compilers):
+        return "there is no C++ compiler (g++ or clang++, on Windows cl) on this machine"
+    if device.type == "cuda":
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            return "the package triton, which compiles for GPUs, is not installed"
+    return None

@@ -1,0 +1,33 @@
+"""--compile on: the same run, but for float noise, and the same checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import DENOISER_FLAGS
+from launch import Server
+
+from stepwise.foundation import checkpoints
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+def test_compiled_training_gives_the_same_curve_and_names(
+    server: Server, images: Path, vae: Path, tmp_path: Path
+) -> None:
+    curves, documents = [], []
+    for how in ("off", "on"):
+        folder = tmp_path / how
+        files = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images, "--output-dir", folder)
+        run = ("--epochs", 3, "--no-mixed-precision", "--dropout", 0, "--compile", how)
+        process = server.start("3B", *files, *DENOISER_FLAGS, *run)
+        assert process.wait(600) == 0, process.err
+        with (folder / "metrics.csv").open() as file:
+            curves.append([{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)])
+        documents.append(checkpoints.load(folder / "best_model.pt")["nets"]["denoiser"]["weights"])
+        assert checkpoints.load(folder / "last.pt")["args"]["compile"] == how
+    for one, other in zip(*curves, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+    assert list(documents[0]) == list(documents[1])

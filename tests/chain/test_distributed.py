@@ -1,0 +1,212 @@
+"""Several processes on the CPU (gloo): the same run as with one, whoever starts them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DENOISER_FLAGS, GRID_FLAGS
+from launch import ENVIRONMENT, REPOSITORY, SCRIPTS, Process, Server, failed
+from PIL import Image
+
+from stepwise.foundation import checkpoints
+
+FLOAT32 = ("--no-mixed-precision",)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_together(server: Server, count: int, script: str, *flags: object, before: str = "") -> list[Process]:
+    """`count` processes of one run, with the environment that torchrun gives them."""
+    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    places = [{**address, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
+    return [server.start(script, *flags, before=f"import os; os.environ.update({p})\n{before}") for p in places]
+
+
+def run_together(server: Server, count: int, script: str, *flags: object, before: str = "") -> list[Process]:
+    processes = start_together(server, count, script, *flags, before=before)
+    for process in processes:
+        process.wait()
+    return processes
+
+
+def fine(processes: list[Process]) -> list[Process]:
+    for process in processes:
+        assert process.code == 0, process.out + process.err
+    return processes
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def assert_same_curve(found: Path, wanted: Path) -> None:
+    """Float32 sums in another order: relative differences of 1e-5 at most."""
+    found_rows, wanted_rows = rows(found), rows(wanted)
+    assert len(found_rows) == len(wanted_rows) > 0
+    for one, other in zip(found_rows, wanted_rows, strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
+
+
+def assert_same_weights(found: Path, wanted: Path, net: str) -> None:
+    one, other = (checkpoints.load(path / "last.pt")["nets"][net]["weights"] for path in (found, wanted))
+    for name, tensor in other.items():
+        torch.testing.assert_close(one[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def flags_of(script: str, images: Path, vae: Path, output: Path, epochs: int) -> list[object]:
+    run = ["--output-dir", output, "--epochs", epochs, *FLOAT32]
+    if script == "3A":
+        # a budget that the KL of one half may be above and of the other below
+        return ["--data-dir", images, *GRID_FLAGS, *run, "--kl-target", 8.3, "--kl-warmup", 0, "--equivariance", 0.5]
+    files = ["--vae-checkpoint", vae / "best_model.pt", "--image-dir", images]
+    return [*files, *DENOISER_FLAGS, "--class-conditional", *run]  # its dropout of 0.1 included
+
+
+@pytest.mark.parametrize("script", ["3A", "3B"])
+def test_two_processes_train_as_one_and_one_goes_on_where_two_stopped(
+    server: Server, images: Path, vae: Path, tmp_path: Path, script: str
+) -> None:
+    net = {"3A": "vae", "3B": "denoiser"}[script]
+    alone = server.run(script, *flags_of(script, images, vae, tmp_path / "one", 4))
+    assert alone.code == 0, alone.err
+    first, second = fine(run_together(server, 2, script, *flags_of(script, images, vae, tmp_path / "two", 4)))
+    assert_same_curve(tmp_path / "two", tmp_path / "one")
+    assert_same_weights(tmp_path / "two", tmp_path / "one", net)
+    assert "Stopped: all 4 epochs done" in first.out
+    assert second.out == "", "process 0 alone speaks"
+
+    # two processes stop in the middle of an epoch, one finishes
+    stop = 2 if script == "3A" else 3
+    signal_at = (
+        "import os, signal\nimport stepwise.training.learner as learner\nupdate, calls = learner.Learner.update, [0]\n"
+        "def interrupted(self, loss):\n"
+        "    calls[0] += 1\n"
+        f"    if calls[0] == {stop} and os.environ['RANK'] == '1':\n"  # one of them gets the signal, both stop
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return update(self, loss)\n"
+        "learner.Learner.update = interrupted\n"
+    )
+    flags = flags_of(script, images, vae, tmp_path / "shrunk", 4)
+    for process in run_together(server, 2, script, *flags, before=signal_at):
+        assert process.code == 143, process.out + process.err
+    assert checkpoints.load(tmp_path / "shrunk/last.pt")["progress"]["step"] == stop
+    resumed = server.run(script, *flags, "--resume", "auto")
+    assert resumed.code == 0, resumed.err
+    assert f"{stop} steps" in resumed.out
+    assert_same_curve(tmp_path / "shrunk", tmp_path / "one")
+
+
+def test_accumulated_gradients_are_shared_too(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
+    for name, count in (("one", 1), ("two", 2)):
+        flags = (*flags_of("3B", images, vae, tmp_path / name, 2), "--grad-accum", 2)
+        fine(run_together(server, count, "3B", *flags) if count > 1 else [server.run("3B", *flags)])
+    assert_same_curve(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_bad_step_of_one_is_left_out_by_both(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
+    poison = (
+        "import os\nimport stepwise.training.learner as learner\nupdate, calls = learner.Learner.update, [0]\n"
+        "def poisoned(self, loss):\n"
+        "    calls[0] += 1\n"
+        "    bad = calls[0] == 2 and os.environ['RANK'] == '1'\n"
+        "    return update(self, loss * float('nan') if bad else loss)\n"
+        "learner.Learner.update = poisoned\n"
+    )
+    flags = flags_of("3B", images, vae, tmp_path / "run", 2)
+    fine(run_together(server, 2, "3B", *flags, before=poison))
+    state = checkpoints.load(tmp_path / "run/last.pt")
+    assert state["nets"]["denoiser"]["counters"][0] == state["progress"]["step"] - 1
+    assert all(torch.isfinite(tensor).all() for tensor in state["nets"]["denoiser"]["weights"].values())
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(server: Server, images: Path, tmp_path: Path) -> None:
+    flags = flags_of("3A", images, tmp_path, tmp_path / "run", 1)
+    processes = run_together(server, 2, "3A", *flags, "--batch-size", 5)
+    failed(processes[0], "batch of 5 images", "2 processes")
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_sampling_is_shared_out(server: Server, vae: Path, denoiser: Path, tmp_path: Path, count: int) -> None:
+    """As one process makes them, but for rounding to 8 bits: other batch sizes change the last bits of a float."""
+    found = []
+    for name, processes in (("one", 1), ("two", 2)):
+        flags = [
+            *("--diffusion-checkpoint", denoiser / "best_model.pt", "--vae-checkpoint", vae / "best_model.pt"),
+            *("--num-images", count, "--ddim-steps", 4, "--seed", 3, "--device", "cpu"),
+            *("--output", tmp_path / f"{name}.png"),
+        ]
+        fine(run_together(server, processes, "3C", *flags) if processes > 1 else [server.run("3C", *flags)])
+        files = sorted((tmp_path / f"{name}_individual").glob("*.png"))
+        assert len(files) == count
+        found.append(np.stack([np.asarray(Image.open(file)) for file in files]).astype(int))
+    assert np.abs(found[0] - found[1]).max() <= 1
+
+
+@pytest.fixture
+def torchrun(images: Path, vae: Path, tmp_path: Path) -> list[str]:
+    """A long run of 3B on two processes under torchrun."""
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    flags = flags_of("3B", images, vae, tmp_path / "run", 10_000)
+    hurried = ["--early-stopping-patience", "0", "--oscillation-window", "0", "--resume", "auto", "--compile", "off"]
+    return [*agent, "--max-restarts", "1", str(SCRIPTS["3B"]), *map(str, flags), *hurried]
+
+
+def workers_of(parent: int) -> list[int]:
+    """The process numbers of torchrun's workers."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+    )
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "3B-" in line]
+
+
+def wait_for(what, seconds: float = 90.0):
+    end = time.monotonic() + seconds
+    while not (result := what()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+    return result
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes by their number")
+def test_torchrun_restarts_a_run_whose_process_died_and_then_gives_up(torchrun: list[str], tmp_path: Path) -> None:
+    log = (tmp_path / "log").open("w+")
+    job = subprocess.Popen(torchrun, cwd=REPOSITORY, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
+    last = tmp_path / "run/last.pt"
+    try:
+        for kill in range(2):
+            before = last.stat().st_mtime_ns if last.exists() else 0
+            wait_for(lambda before=before: last.exists() and last.stat().st_mtime_ns > before)
+            workers = workers_of(job.pid)
+            assert len(workers) == 2
+            killed = time.monotonic()
+            os.kill(workers[kill], signal.SIGKILL)
+        job.wait(60)
+        assert time.monotonic() - killed < 60
+    finally:
+        for worker in workers_of(job.pid):
+            os.kill(worker, signal.SIGKILL)
+        job.kill()
+        job.wait()
+    log.seek(0)
+    said = log.read()
+    assert job.returncode != 0, said
+    resumed = re.search(r"Resuming after (\d+) epochs", said)
+    assert resumed and int(resumed[1]) > 0, said
+    assert "SIGKILL" in said or "-9" in said
+    wait_for(lambda: not workers_of(job.pid))

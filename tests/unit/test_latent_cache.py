@@ -1,0 +1,87 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from stepwise.data.latent_cache import LatentCache, listing
+from stepwise.data.latents import EncodedBatch
+
+KEY = {"vae": "abc", "variants": 2}
+
+
+def batches(count=5, each=2):
+    rng = np.random.default_rng(0)
+    for start in range(0, count, each):
+        rows = min(each, count - start)
+        posterior, told = rng.random((rows, 2, 2, 3, 4, 4)), rng.random((rows, 2, 8))
+        digests = [f"digest {start + row}" for row in range(rows)]
+        yield EncodedBatch(posterior.astype(np.float32), told.astype(np.float32), digests)
+
+
+@pytest.fixture
+def written(tmp_path):
+    LatentCache(tmp_path / "cache", KEY).write(batches(), 5)
+    return tmp_path / "cache"
+
+
+def test_what_is_written_is_read_back_and_mapped(written):
+    posterior, told, digests = LatentCache(written, KEY).open()
+    wanted = list(batches())
+    assert np.array_equal(posterior, np.concatenate([batch.posterior for batch in wanted]))
+    assert np.array_equal(told, np.concatenate([batch.told for batch in wanted]))
+    assert digests == [f"digest {number}" for number in range(5)]
+    assert isinstance(posterior, np.memmap) and posterior.dtype == np.float32
+    posterior[0] = 7  # in memory only
+    again, _, _ = LatentCache(written, KEY).open()
+    assert not (again[0] == 7).any()
+
+
+@pytest.mark.parametrize("key", [{**KEY, "vae": "other"}, {**KEY, "variants": 3}, {"vae": "abc"}])
+def test_latents_made_otherwise_are_not_taken(written, key):
+    assert LatentCache(written, key).open() is None
+
+
+@pytest.mark.parametrize("name", ["latents.npy", "told.npy", "cache.json"])
+def test_a_damaged_or_missing_file_is_not_taken(written, name, capsys):
+    content = bytearray((written / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (written / name).write_bytes(content)
+    assert LatentCache(written, KEY).open() is None
+    if name != "cache.json":
+        assert f"{name} is damaged" in capsys.readouterr().out
+    (written / name).unlink()
+    assert LatentCache(written, KEY).open() is None
+
+
+def test_an_interrupted_writing_leaves_no_cache_and_no_torn_file(written):
+    def stops():
+        yield from list(batches())[:1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LatentCache(written, KEY).write(stops(), 5)
+    assert LatentCache(written, KEY).open() is None
+    assert not list(written.glob(".*.tmp"))
+
+
+def test_the_description_is_plain_json(written):
+    description = json.loads((written / "cache.json").read_text().splitlines()[0])
+    assert description["key"] == {"format": 1, **KEY} and len(description["digests"]) == 5
+
+
+def test_the_listing_sees_every_change_of_the_files(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png")]
+    for path in paths:
+        path.write_bytes(b"content")
+        os.utime(path, ns=(10**18, 10**18))
+    first = listing(tmp_path, paths)
+    assert listing(tmp_path, paths) == first
+    assert listing(tmp_path, paths[:1]) != first
+    os.utime(paths[0], ns=(10**18, 10**18 + 1))
+    assert listing(tmp_path, paths) != first
+    os.utime(paths[0], ns=(10**18, 10**18))
+    assert listing(tmp_path, paths) == first
+    paths[1].write_bytes(b"longer content")
+    os.utime(paths[1], ns=(10**18, 10**18))
+    assert listing(tmp_path, paths) != first

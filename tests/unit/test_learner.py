@@ -1,0 +1,109 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from stepwise.foundation.devices import Device
+from stepwise.foundation.errors import UserError
+from stepwise.models.blocks import Dropout
+from stepwise.training.learner import LOOK_EVERY, MAX_BAD_STEPS, Learner
+
+CPU = Device(torch.device("cpu"), None)
+
+
+def learner(waits: bool, **options) -> Learner:
+    """waits: the CPU looks at every step; otherwise as on a GPU, where the step itself leaves a bad one out."""
+    torch.manual_seed(0)
+    made = Learner(nn.Linear(3, 2), {"kind": "test"}, CPU, lr=0.1, ema_decay=0.9, **options)
+    made.looks_always = waits
+    return made
+
+
+def weights(made: Learner) -> list[torch.Tensor]:
+    parts = (*made.net.parameters(), *made.ema_net.parameters())
+    return [p.detach().clone() for p in parts]
+
+
+def step(made: Learner, factor: float = 1.0) -> None:
+    x = torch.linspace(-1, 1, 12).reshape(4, 3)
+    made.update(made.train_net(x).square().mean() * factor)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing(waits: bool, bad: float) -> None:
+    made = learner(waits)
+    step(made)
+    before, moments = weights(made), copy.deepcopy(made.optimizer.state_dict()["state"])
+    step(made, bad)
+    assert all(torch.equal(a, b) for a, b in zip(weights(made), before, strict=True))
+    for number, state in made.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(state[name], moments[number][name]) for name in state)
+    step(made)
+    assert not any(torch.equal(a, b) for a, b in zip(weights(made), before, strict=True))
+
+
+def test_looking_or_not_makes_no_difference_to_good_steps() -> None:
+    one, other = learner(True), learner(False)
+    for _ in range(5):
+        step(one)
+        step(other)
+    for a, b in zip(weights(one), weights(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_only_bad_steps_in_a_row_end_the_run(waits: bool) -> None:
+    made = learner(waits)
+    for _ in range(3 * MAX_BAD_STEPS):
+        step(made, float("nan"))
+        step(made)
+    with pytest.raises(UserError, match="not finite in 1"):
+        for _ in range(MAX_BAD_STEPS + LOOK_EVERY):
+            step(made, float("nan"))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_bad_part_spoils_the_whole_accumulated_step(waits: bool) -> None:
+    made = learner(waits, grad_accum=3)
+    before = weights(made)
+    for factor in (1.0, float("nan"), 1.0):
+        step(made, factor)
+    assert all(torch.equal(a, b) for a, b in zip(weights(made), before, strict=True))
+    for _ in range(3):
+        step(made)
+    assert not torch.equal(weights(made)[0], before[0])
+
+
+def test_state_in_the_middle_of_an_accumulation_is_restored() -> None:
+    one, other = learner(True, grad_accum=2), learner(True, grad_accum=2)
+    for _ in range(3):
+        step(one)
+    other.load(copy.deepcopy(one.state()))
+    for made in (one, other):
+        step(made)
+    assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+def test_compiled_or_not_the_state_has_the_same_names() -> None:
+    made = learner(True, compile=True)  # nothing is compiled before the first call
+    assert made.train_net is not made.net
+    assert list(made.state()["weights"]) == list(made.best_weights()) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_of_a_batch_drop_what_the_whole_would(parts: int, memory: torch.memory_format) -> None:
+    x = torch.randn(6, 4, 5, 5).to(memory_format=memory)
+    dropout = Dropout(0.3)
+    torch.manual_seed(1)
+    whole = dropout(x)
+    assert 0.2 < (whole == 0).float().mean() < 0.4
+    found = []
+    for part in range(parts):
+        dropout.part, dropout.parts = part, parts
+        torch.manual_seed(1)
+        found.append(dropout(x.chunk(parts)[part]))
+    torch.testing.assert_close(torch.cat(found), whole)
+    assert torch.equal(dropout.eval()(x), x)
