@@ -163,7 +163,7 @@ def torchrun(images: Path, vae: Path, tmp_path: Path) -> list[str]:
     """A long run of 3B on two processes under torchrun."""
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = flags_of("3B", images, vae, tmp_path / "run", 10_000)
-    hurried = ["--early-stopping-patience", "0", "--oscillation-window", "0", "--resume", "auto", "--compile", "off"]
+    hurried = ["--early-stopping-patience", "0", "--oscillation-window", "0", "--resume", "auto"]
     return [*agent, "--max-restarts", "1", str(SCRIPTS["3B"]), *map(str, flags), *hurried]
 
 

@@ -8,7 +8,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from stepwise.foundation.errors import UserError
 from stepwise.models import autoencoder, denoiser, presets
 from stepwise.models.autoencoder import GridAutoencoder, VectorAutoencoder, reparameterize
-from stepwise.models.blocks import sinusoid
+from stepwise.models.blocks import attend, sinusoid
 from stepwise.models.unet import UNet
 from stepwise.models.vector_net import VectorNet
 
@@ -370,3 +370,21 @@ def test_a_network_that_is_told_the_augmentation(kind):
     plain = net(x, t, label)
     assert torch.equal(net(x, t, label, torch.zeros(2, 8)), plain)
     assert not torch.allclose(net(x, t, label, torch.ones(2, 8)), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [16, 600])
+def test_attention_is_that_of_torch(dtype: torch.dtype, tokens: int) -> None:
+    """Short rows in bfloat16 take a way of their own: the same values and gradients up to rounding."""
+    q, k, v = (torch.randn(2, 3, tokens, 8, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    exact = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    parts = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+    found = attend(*parts)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(found.float(), exact, atol=tolerance, rtol=tolerance)
+    exact_parts = [x.requires_grad_() for x in (q, k, v)]
+    torch.nn.functional.scaled_dot_product_attention(*exact_parts).square().sum().backward()
+    found.float().square().sum().backward()
+    for one, other in zip(parts, exact_parts, strict=True):
+        torch.testing.assert_close(one.grad.float(), other.grad, atol=3 * tolerance, rtol=3 * tolerance)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepwise.models.blocks import Attention, Downsample2D, ResnetBlock2D, Upsample2D
+from stepwise.models.normalisation import GroupNorm
 
 EPS = 1e-6
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -72,7 +73,7 @@ class Encoder(nn.Module):
             for i, width in enumerate(widths)
         )
         self.mid_block = MidBlock(widths[-1], groups, attention)
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], EPS)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class Decoder(nn.Module):
             Stage(reverse[max(i - 1, 0)], width, layers + 1, groups, "up" if i < last else None)
             for i, width in enumerate(reverse)
         )
-        self.conv_norm_out = nn.GroupNorm(groups, reverse[-1], EPS)
+        self.conv_norm_out = GroupNorm(groups, reverse[-1], EPS)
         self.conv_out = nn.Conv2d(reverse[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

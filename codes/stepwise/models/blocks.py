@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepwise.models.normalisation import GroupNorm
+
+PLAIN_ATTENTION = 512**2  # numbers in a matrix of attention weights up to which it is computed as a whole
+
 
 class Dropout(nn.Module):
     """Dropout whose mask is drawn for the whole batch, of which several processes may hold a part each.
@@ -48,10 +52,10 @@ class ResnetBlock2D(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.norm1 = GroupNorm(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(emb_dim, 2 * out_channels) if emb_dim else None
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.norm2 = GroupNorm(groups, out_channels, eps)
         self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
@@ -72,7 +76,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, *, head_dim: int, groups: int, eps: float):
         super().__init__()
         self.heads = channels // head_dim
-        self.group_norm = nn.GroupNorm(groups, channels, eps)
+        self.group_norm = GroupNorm(groups, channels, eps)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -85,9 +89,21 @@ class Attention(nn.Module):
             project(h).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, H*W, C/heads]
             for project in (self.to_q, self.to_k, self.to_v)
         )
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = attend(q, k, v).transpose(1, 2).flatten(2)
         h = self.to_out[0](h).transpose(1, 2).reshape(batch, channels, height, width)
         return x + h
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, equation 1). q, k, v: [B, heads, N, D] -> the same.
+
+    For short rows in bfloat16 on a CPU by plain matrix products: there torch's fused kernel takes three to
+    five times as long, forward and backward (benchmarks/speed.md).
+    """
+    short = q.shape[-2] * k.shape[-2] <= PLAIN_ATTENTION
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and short:
+        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Downsample2D(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stepwise.models.blocks import Attention, Downsample2D, ResnetBlock2D, TimestepEmbedding, Upsample2D, conditioning
+from stepwise.models.normalisation import GroupNorm
 
 EPS = 1e-5
 
@@ -135,7 +136,7 @@ class UNet(nn.Module):
             )
             for i in range(last, -1, -1)
         )
-        self.conv_norm_out = nn.GroupNorm(groups, widths[0], EPS)
+        self.conv_norm_out = GroupNorm(groups, widths[0], EPS)
         self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
 
     def forward(self, xt: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:

@@ -69,7 +69,10 @@ def add_run_flags(
 
 def add_compile_flag(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--compile", choices=["auto", "on", "off"], default="auto", help="compile the network; auto: if the run is long"
+        "--compile",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="compile the network; auto: for long runs on a GPU",
     )
 
 

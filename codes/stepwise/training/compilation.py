@@ -10,13 +10,14 @@ from typing import Any
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 
-# From this length on a run wins back the time that compiling takes: benchmarks/speed.md.
-PAYS_FROM_MINUTES = {"cuda": 5.0, "cpu": 60.0}
-PAYS_FROM_STEPS = {"cuda": 3_000, "cpu": 200_000}
+# From this length on a run on a GPU wins back the time that compiling takes. On a CPU it takes minutes and wins
+# nothing worth them: benchmarks/speed.md.
+PAYS_FROM_MINUTES = 5.0
+PAYS_FROM_STEPS = 3_000
 
 
 def choose(wanted: str, state: dict[str, Any] | None, device: Device, steps: int, minutes: float | None) -> bool:
-    """Whether to compile. auto: as the run to resume did, else where a run of `steps` or `minutes` wins by it.
+    """Whether to compile. auto: as the run to resume did, else on a GPU for a run of many `steps` or `minutes`.
 
     The answer depends on nothing measured, so that a run and its repetition compute alike. Raises
     UserError where "on" is asked for and this machine cannot compile.
@@ -31,9 +32,9 @@ def choose(wanted: str, state: dict[str, Any] | None, device: Device, steps: int
         if before and lack:
             print(f"Note: the run so far was compiled, but {lack}: it goes on without, the same up to rounding.")
         return before and not lack
-    if device.type not in PAYS_FROM_STEPS or lack:
+    if device.type != "cuda" or lack:
         return False
-    long = steps >= PAYS_FROM_STEPS[device.type] if minutes is None else minutes >= PAYS_FROM_MINUTES[device.type]
+    long = steps >= PAYS_FROM_STEPS if minutes is None else minutes >= PAYS_FROM_MINUTES
     if long:
         print("The network is compiled first, which takes a minute or more (--compile off: start at once, run slower).")
     return long
