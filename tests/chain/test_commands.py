@@ -93,7 +93,8 @@ def test_commands_of_the_readme(server, folder):
     text = (launch.REPOSITORY / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-    commands = [line for line in lines if not line.startswith("./")]
+    launcher = re.compile(r"torchrun --standalone --nproc-per-node \d --max-restarts \d ")
+    commands = [launcher.sub("python ", line) for line in lines if not line.startswith("./")]  # here by one process
     assert len(commands) >= 8 and all(line.startswith("python codes/") for line in commands)
     drawn = commands.pop(next(i for i, line in enumerate(commands) if "1A" in line))
     assert server.run("1A", "--base-dir", folder / "drawn", *shlex.split(SMALL["1A"]), cwd=folder).code == 0, drawn

@@ -88,8 +88,9 @@ def loader(
 
 
 def useful_workers(wanted: int) -> int:
-    """More workers than cores only wait for each other."""
-    return min(wanted, os.cpu_count() or 1)
+    """More workers than cores only wait for each other; a job on a cluster may use some of the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, cores)
 
 
 def ignore_stop_signals(worker: int) -> None:

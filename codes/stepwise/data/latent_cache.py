@@ -50,10 +50,9 @@ class LatentCache:
             if description["key"] != self.key:
                 return None
             for name in _FILES:
-                with (self.folder / name).open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != description["sha256"][name]:
-                        print(f"Warning: {self.folder / name} is damaged; the images are encoded anew.")
-                        return None
+                if _sha256(self.folder / name) != description["sha256"][name]:
+                    print(f"Warning: {self.folder / name} is damaged; the images are encoded anew.")
+                    return None
             # mode "c": torch wants memory that may be written, and the file is to stay as it is
             posterior, told = (np.load(self.folder / name, mmap_mode="c", allow_pickle=False) for name in _FILES)
         except (OSError, ValueError, KeyError, TypeError):
@@ -80,6 +79,14 @@ class LatentCache:
         sums = {name: array.sha256.hexdigest() for name, array in zip(_FILES, files, strict=True)}
         text = json.dumps({"key": self.key, "sha256": sums, "digests": digests}).encode()
         write_atomically(self.folder / _DESCRIPTION, [text, b"\n", hashlib.sha256(text).hexdigest().encode()])
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class _Array:

@@ -1,0 +1,132 @@
+"""The bars that benchmarks/speed.py holds its figures against, and the readings that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+from speed_cases import REFERENCE
+
+COMPILED = f"{REFERENCE} compiled"
+LARGE, DEFAULT_64 = "base 128, 3 layers", "base 96 on 12 x 8 x 8, batch 64"
+
+
+def best(case: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a contender: the fastest of its settings, or its error if all failed."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in case["rows"]:
+        so_far = rows.get(row["contender"])
+        if so_far is None or row.get("median", 0) > so_far.get("median", 0):
+            rows[row["contender"]] = row
+    return list(rows.values())
+
+
+def named(case: dict[str, Any], contender: str) -> dict[str, Any] | None:
+    """The contender's row, if it did its work."""
+    return next((row for row in best(case) if row["contender"] == contender and "median" in row), None)
+
+
+def ratios(case: dict[str, Any], row: dict[str, Any], against: str = REFERENCE) -> list[float]:
+    """How many times as fast as `against`, repeat by repeat."""
+    reference = named(case, against)
+    if reference is None:
+        return []
+    return [a / b for a, b in zip(row["images_per_second"], reference["images_per_second"], strict=True)]
+
+
+def plain_loop(found: list[dict[str, Any]], script: str) -> dict[str, Any]:
+    return next(row for row in found if (row["script"], row["contender"]) == (script, "plain loop"))
+
+
+def table(device: str, parts: dict[str, Any]) -> str:
+    """The bars for this device: reached, missed, or not measured."""
+    lines = ["| bar | found | |", "|---|---|---|"]
+    for bar, found, fine in _bars(device, parts):
+        verdict = "not measured" if fine is None else "reached" if fine else "**missed**"
+        lines.append(f"| {bar} | {found} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+Bar = tuple[str, str, bool | None]
+
+
+def _bars(device: str, parts: dict[str, Any]) -> Iterator[Bar]:
+    a, b, c = (parts[letter]["found"] if letter in parts else [] for letter in "abc")
+    if device == "cuda":
+        yield _faster("U-Net step, batch 64, at least 2 x diffusers", [x for x in b if x["name"] == DEFAULT_64], 2.0)
+    else:
+        yield _faster("U-Net step at least 1.3 x diffusers", b, 1.3)
+    yield _faster("U-Net step never slower than diffusers compiled", b, 1.0, COMPILED)
+    wanted = 1.5 if device == "cuda" else 1.3
+    yield _faster(f"VAE step at least {wanted} x diffusers", a, wanted)
+    yield _epoch("epoch of 3B (latents cached) at least 20 x a plain loop", parts, "3B", 20.0)
+    if device == "cpu":
+        yield _epoch("epoch of 3A at least 3 x a plain loop", parts, "3A", 3.0)
+        yield _faster("DDIM sampling at least 1.3 x diffusers", c, 1.3)
+    else:
+        few = [case for case in c if case["name"].startswith("16 ")]
+        yield _faster("DDIM sampling of 16 images at least 2 x diffusers", few, 2.0)
+    yield _memory(b)
+    if device == "cuda":
+        yield _share([case for case in b if case["name"].startswith(LARGE)])
+        yield _two_thousand(parts)
+
+
+def _faster(bar: str, cases: list[dict[str, Any]], wanted: float, against: str = REFERENCE) -> Bar:
+    """Our faster way, eager or compiled, in the case where it does worst."""
+    found = []
+    for case in cases:
+        rows = [row for name in ("stepwise", "stepwise compiled") if (row := named(case, name))]
+        ways = [(median(values), row["contender"]) for row in rows if (values := ratios(case, row, against))]
+        if ways:
+            ratio, name = max(ways)
+            way = name.removeprefix("stepwise").strip() or "eager"
+            found.append((ratio, f"{ratio:.2f} x, {way} ({case['name']})"))
+    if not found:
+        return bar, "", None
+    ratio, said = min(found)
+    return bar, said, ratio >= wanted
+
+
+def _epoch(bar: str, parts: dict[str, Any], script: str, wanted: float) -> Bar:
+    if "d" not in parts:
+        return bar, "", None
+    found = parts["d"]["found"]
+    plain = plain_loop(found, script)["repeats"]
+    said = {}
+    for row in found:
+        if row["script"] == script and row["contender"] != "plain loop":
+            said[row["contender"]] = median(a["later"] / b["later"] for a, b in zip(row["repeats"], plain, strict=True))
+    ratio = max(said.values())
+    return bar, f"{ratio:.1f} x", ratio >= wanted
+
+
+def _memory(cases: list[dict[str, Any]]) -> Bar:
+    bar = "peak memory of a 3B step at most that of diffusers, eager against eager"
+    shares = []
+    for case in cases:
+        ours, theirs = named(case, "stepwise"), named(case, REFERENCE)
+        if ours and theirs and theirs["peak_mib"]:
+            shares.append((ours["peak_mib"] / theirs["peak_mib"], case["name"]))
+    if not shares:
+        return bar, "", None
+    share, name = max(shares)
+    return bar, f"{share:.2f} x ({name})", share <= 1
+
+
+def _share(cases: list[dict[str, Any]]) -> Bar:
+    bar = "the large U-Net at 25 % of the hardware's peak at least"
+    rows = [row for case in cases for row in best(case) if row["contender"].startswith("stepwise") and "median" in row]
+    if not rows:
+        return bar, "", None
+    row = max(rows, key=lambda row: row["median"])
+    share = row["median"] * cases[0]["flops"] / cases[0]["peak_flops"]
+    return bar, f"{share:.1%} ({row['contender']})", share >= 0.25
+
+
+def _two_thousand(parts: dict[str, Any]) -> Bar:
+    bar = "2,000 steps of 3B with its defaults in 60 s, start-up included"
+    samples = parts["f"]["found"]["samples"] if "f" in parts else []
+    seconds = next((sample["seconds"] for sample in samples if sample["step"] == 2000), None)
+    return (bar, "", None) if seconds is None else (bar, f"{seconds:.0f} s", seconds < 60)

@@ -1,0 +1,79 @@
+# What slurm.sh and lsf.sh share; sourced, not run. Three settings, from the environment:
+#
+#   BASE_DIR   where data, checkpoints and images lie: a folder that outlives the job (default: here)
+#   GPUS       processes, one GPU each (default: 1)
+#   PYTHON     the interpreter (default: .venv/bin/python if ./demo.sh or ./test.sh made it, else python)
+#
+# stage vae [flags of 3A]                   the autoencoder on all images
+# stage diffusion NUMBER [flags of 3B]      NUMBER-th class folder, or with NUMBER 0 one class-conditional model
+#
+# A stage starts, goes on where it stopped, or finds that all is done. It returns 0 when the training is finished,
+# 99 when a signal ended it before (everything is saved: put the job back into the queue), else the script's error.
+
+BASE_DIR=${BASE_DIR:-.}
+GPUS=${GPUS:-1}
+if [ -z "${PYTHON:-}" ]; then
+    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python; fi
+fi
+REQUEUE=99
+child=
+stopped=
+
+stage() {
+    local data="$BASE_DIR/training_data/corel"
+    case "${1:-}" in
+    vae)
+        shift
+        train vae_models codes/3A-train-vae-corel.py --data-dir training_data/corel/corel_all "$@"
+        ;;
+    diffusion)
+        local number=${2:-0} folder=corel_all conditional=--class-conditional
+        shift 2
+        if [ "$number" -gt 0 ]; then
+            folder=$(cd "$data" && printf '%s\n' class_*/ | sed -n "${number}p" | tr -d /)
+            conditional=
+            if [ -z "$folder" ] || [ ! -d "$data/$folder" ]; then
+                echo "error: there is no class number $number in $data. Run 2A, or shorten the array." >&2
+                return 2
+            fi
+        fi
+        # shellcheck disable=SC2086  (no word, or one)
+        train "diffusion_models/$folder" codes/3B-train-diffusion-from-scratch-corel.py \
+            --vae-checkpoint vae_models/best_model.pt --image-dir "training_data/corel/$folder" $conditional "$@"
+        ;;
+    *)
+        echo "error: give 'vae' or 'diffusion' as the first word, found '${1:-}'." >&2
+        return 2
+        ;;
+    esac
+}
+
+train() {  # train OUTPUT_DIR SCRIPT FLAGS...
+    local output=$1 code
+    if [ -f "$BASE_DIR/$output/summary.json" ]; then  # written when a training has ended by itself
+        echo "$output: done before."
+        return 0
+    fi
+    local command=("$PYTHON" -u)
+    if [ "$GPUS" -gt 1 ]; then
+        command=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS")
+    fi
+    trap pass_on USR1 TERM
+    "${command[@]}" "$2" --output-dir "$output" --base-dir "$BASE_DIR" --resume auto "${@:3}" &
+    child=$!
+    # a signal ends `wait` early, so until the child is gone
+    while :; do
+        wait "$child" && code=0 || code=$?
+        kill -0 "$child" 2>/dev/null || break
+    done
+    if [ -n "$stopped" ] && [ ! -f "$BASE_DIR/$output/summary.json" ]; then
+        return $REQUEUE
+    fi
+    return "$code"
+}
+
+pass_on() {
+    stopped=1
+    # torchrun would take the signal for itself: it is for the scripts, which save and end
+    if [ "$GPUS" -gt 1 ]; then pkill -USR1 -P "$child"; else kill -USR1 "$child"; fi
+}
