@@ -8,7 +8,8 @@
 # stage diffusion NUMBER [flags of 3B]      NUMBER-th class folder, or with NUMBER 0 one class-conditional model
 #
 # A stage starts, goes on where it stopped, or finds that all is done. It returns 0 when the training is finished,
-# 99 when a signal ended it before (everything is saved: put the job back into the queue), else the script's error.
+# 99 when SIGUSR1 ended it before (everything is saved: put the job back into the queue), 143 after SIGTERM (saved
+# too, but somebody wants it to end; after a preemption the scheduler itself requeues), else the script's error.
 
 BASE_DIR=${BASE_DIR:-.}
 GPUS=${GPUS:-1}
@@ -18,6 +19,10 @@ fi
 REQUEUE=99
 child=
 stopped=
+# torchrun handles no SIGUSR1 by itself: one that reaches it (LSF signals all processes of a job) would end it and
+# leave its processes behind. And it gives them only 30 seconds to save.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100
+export PYTHONUNBUFFERED=1
 
 stage() {
     local data="$BASE_DIR/training_data/corel"
@@ -37,7 +42,7 @@ stage() {
                 return 2
             fi
         fi
-        # shellcheck disable=SC2086  (no word, or one)
+        # shellcheck disable=SC2086  # no word, or one
         train "diffusion_models/$folder" codes/3B-train-diffusion-from-scratch-corel.py \
             --vae-checkpoint vae_models/best_model.pt --image-dir "training_data/corel/$folder" $conditional "$@"
         ;;
@@ -49,7 +54,7 @@ stage() {
 }
 
 train() {  # train OUTPUT_DIR SCRIPT FLAGS...
-    local output=$1 code
+    local output=$1 code interrupted
     if [ -f "$BASE_DIR/$output/summary.json" ]; then  # written when a training has ended by itself
         echo "$output: done before."
         return 0
@@ -58,22 +63,25 @@ train() {  # train OUTPUT_DIR SCRIPT FLAGS...
     if [ "$GPUS" -gt 1 ]; then
         command=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS")
     fi
-    trap pass_on USR1 TERM
+    trap 'pass_on USR1' USR1
+    trap 'pass_on TERM' TERM INT
     "${command[@]}" "$2" --output-dir "$output" --base-dir "$BASE_DIR" --resume auto "${@:3}" &
     child=$!
-    # a signal ends `wait` early, so until the child is gone
-    while :; do
+    while  # a signal ends `wait` early, with a code of its own
+        interrupted=
         wait "$child" && code=0 || code=$?
-        kill -0 "$child" 2>/dev/null || break
-    done
-    if [ -n "$stopped" ] && [ ! -f "$BASE_DIR/$output/summary.json" ]; then
-        return $REQUEUE
-    fi
-    return "$code"
+        [ -n "$interrupted" ]
+    do :; done
+    if [ -f "$BASE_DIR/$output/summary.json" ]; then return 0; fi
+    case $stopped in
+    USR1) return $REQUEUE ;;
+    TERM) return 143 ;;
+    *) return "$code" ;;
+    esac
 }
 
 pass_on() {
-    stopped=1
-    # torchrun would take the signal for itself: it is for the scripts, which save and end
-    if [ "$GPUS" -gt 1 ]; then pkill -USR1 -P "$child"; else kill -USR1 "$child"; fi
+    stopped=${stopped:-$1}
+    interrupted=1
+    kill -s "$1" "$child" 2>/dev/null
 }

@@ -8,7 +8,7 @@
 # Further flags go to the script: sbatch cloud/slurm.sh vae --image-size 64. Two minutes before the limit the
 # training saves and the job goes back into the queue, as it does when a node is taken away.
 #SBATCH --job-name=stepwise
-#SBATCH --output=%x-%A_%a.log
+#SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=8
@@ -32,7 +32,8 @@ code=$?
 if [ $code -eq $REQUEUE ]; then
     job=$SLURM_JOB_ID
     if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
-    scontrol requeue "$job"
+    # not SLURM_JOB_ID in an array: one of its tasks has the number of the whole array
+    scontrol requeue "$job" || exit 1
     exit 0
 fi
 exit $code

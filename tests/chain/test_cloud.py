@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -21,8 +22,9 @@ from stepwise.foundation import checkpoints
 CLOUD = REPOSITORY / "cloud"
 SCHEDULERS = {
     "slurm": {"SLURM_SUBMIT_DIR": str(REPOSITORY), "SLURM_JOB_ID": "77"},
-    "lsf": {"LS_SUBCWD": str(REPOSITORY), "LSB_JOBINDEX": "0"},
+    "lsf": {"LS_SUBCWD": str(REPOSITORY), "LSB_JOBINDEX": "0", "LSB_JOBID": "77"},
 }
+LSF_LOG = "stepwise-77-0.log"
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
 
@@ -44,29 +46,35 @@ def start(base: Path, scheduler: str, *words: object, **more: str) -> subprocess
     environment |= SCHEDULERS[scheduler] | {"BASE_DIR": str(base), "PYTHON": sys.executable} | more
     environment["PATH"] = f"{base}/bin:{environment['PATH']}"
     command = ["bash", str(CLOUD / f"{scheduler}.sh"), *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    (base / LSF_LOG).unlink(missing_ok=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
-def finish(job: subprocess.Popen) -> str:
+def end(job: subprocess.Popen, base: Path, code: int = 0) -> str:
+    """What the job said, on its output or in the log that lsf.sh keeps."""
     said, _ = job.communicate(timeout=200)
-    assert job.returncode == 0, said
+    log = base / LSF_LOG
+    said += log.read_text() if log.exists() else ""
+    assert job.returncode == code, said
     return said
 
 
 @pytest.fixture(scope="module")
 def trained(base: Path) -> Path:
-    finish(start(base, "slurm", "vae", *GRID_FLAGS, "--epochs", 1))
+    end(start(base, "slurm", "vae", *GRID_FLAGS, "--epochs", 1), base)
     return base
 
 
 def test_an_array_task_trains_its_class_and_a_finished_one_ends_at_once(trained: Path) -> None:
     array = {"SLURM_ARRAY_JOB_ID": "76", "SLURM_ARRAY_TASK_ID": "2"}
-    finish(start(trained, "slurm", "diffusion", *DENOISER_FLAGS, "--epochs", 1, **array))
+    end(start(trained, "slurm", "diffusion", *DENOISER_FLAGS, "--epochs", 1, **array), trained)
     folder = trained / "diffusion_models/class_0002"
     assert json.loads((folder / "summary.json").read_text())["epochs"] == 1
     assert not checkpoints.load(folder / "best_model.pt")["classes"]
     assert "class_0002" in checkpoints.load(folder / "best_model.pt")["args"]["image_dir"]
-    assert "done before" in finish(start(trained, "slurm", "diffusion", *DENOISER_FLAGS, "--epochs", 1, **array))
+    assert "done before" in end(start(trained, "slurm", "diffusion", *DENOISER_FLAGS, "--epochs", 1, **array), trained)
     assert not (trained / "requeued").exists()
 
 
@@ -77,30 +85,48 @@ def test_a_warning_saves_and_puts_the_job_back_and_it_goes_on(trained: Path, sch
     (trained / "requeued").unlink(missing_ok=True)
     words = ("diffusion", *DENOISER_FLAGS, "--no-mixed-precision", "--early-stopping-patience", 0, "--epochs")
     job = start(trained, scheduler, *words, 100_000, GPUS=gpus)
-    end = time.monotonic() + 150
+    until = time.monotonic() + 150
     while not (folder / "last.pt").exists():
-        assert job.poll() is None and time.monotonic() < end, job.communicate()[0]
+        assert job.poll() is None and time.monotonic() < until, job.communicate()[0]
         time.sleep(0.1)
-    job.send_signal(signal.SIGUSR1)  # to the batch shell alone, as Slurm does
-    said, _ = job.communicate(timeout=100)
     if scheduler == "slurm":
-        assert job.returncode == 0, said
+        job.send_signal(signal.SIGUSR1)  # to the batch shell alone
+        end(job, trained)
         assert (trained / "requeued").read_text().split() == ["requeue", "77"]
     else:
-        assert job.returncode == 99, said
+        os.killpg(job.pid, signal.SIGUSR1)  # to all processes of the job
+        end(job, trained, 99)
     step = checkpoints.load(folder / "last.pt")["progress"]["step"]
     assert step > 0 and not (folder / "summary.json").exists()
     epochs = checkpoints.load(folder / "last.pt")["progress"]["epoch"] + 1
-    said = finish(start(trained, scheduler, *words, epochs))
+    said = end(start(trained, scheduler, *words, epochs), trained)
     assert f"{step} steps" in said
     assert json.loads((folder / "summary.json").read_text())["epochs"] == epochs
 
 
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+def test_a_cancelled_job_stays_out_of_the_queue(trained: Path, scheduler: str) -> None:
+    """With a stand-in for the interpreter, that saves and ends with 143 as the scripts do."""
+    (trained / "requeued").unlink(missing_ok=True)
+    standin = trained / "bin/standin"
+    standin.write_text(f"#!/bin/bash\ntrap 'exit 143' TERM\ntouch '{trained}/ready'\nsleep 60 &\nwait\n")
+    standin.chmod(0o755)
+    array = {"SLURM_ARRAY_JOB_ID": "76", "SLURM_ARRAY_TASK_ID": "1", "LSB_JOBINDEX": "1"}
+    job = start(trained, scheduler, "diffusion", PYTHON=str(standin), **array)
+    until = time.monotonic() + 20
+    while not (trained / "ready").exists():
+        assert job.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    (trained / "ready").unlink()
+    os.killpg(job.pid, signal.SIGTERM)
+    job.communicate(timeout=20)
+    assert job.returncode == 143
+    assert not (trained / "requeued").exists()
+
+
 def test_mistakes_are_named(base: Path) -> None:
-    said, _ = (job := start(base, "slurm", "diffusion", SLURM_ARRAY_TASK_ID="9")).communicate()
-    assert job.returncode == 2 and "no class number 9" in said
-    said, _ = (job := start(base, "lsf", "everything")).communicate()
-    assert job.returncode == 2 and "'everything'" in said
+    assert "no class number 9" in end(start(base, "slurm", "diffusion", SLURM_ARRAY_TASK_ID="9"), base, 2)
+    assert "'everything'" in end(start(base, "lsf", STAGE="everything"), base, 2)
 
 
 @pytest.mark.parametrize("name", ["job.sh", "slurm.sh", "lsf.sh"])
@@ -118,21 +144,41 @@ def test_directives() -> None:
 
 
 def test_sky_task_has_known_keys_only() -> None:
-    """The keys of SkyPilot's task format that are used here."""
+    """Keys of docs.skypilot.co/en/latest/reference/yaml-spec.html and .../storage.html."""
     task = yaml.safe_load((CLOUD / "sky.yaml").read_text())
-    assert set(task) <= {"name", "resources", "workdir", "envs", "file_mounts", "setup", "run"}
-    assert set(task["resources"]) <= {"any_of", "cpus", "use_spot", "disk_size", "job_recovery"}
+    top = "name workdir num_nodes resources envs secrets volumes file_mounts setup run config"
+    hardware = "infra accelerators accelerator_args cpus memory instance_type use_spot disk_size disk_tier network_tier"
+    more = "max_hourly_cost image_id ports labels autostop any_of ordered job_recovery"
+    assert set(task) <= set(top.split())
+    for resources in (task["resources"], *task["resources"]["any_of"]):
+        assert set(resources) <= {*hardware.split(), *more.split()}
+    assert set(task["resources"]["job_recovery"]) <= {"strategy", "max_restarts_on_errors", "recover_on_exit_codes"}
     assert task["resources"]["use_spot"] is True
-    assert all(set(choice) == {"accelerators"} for choice in task["resources"]["any_of"])
-    (place, bucket), *others = ((k, v) for k, v in task["file_mounts"].items() if isinstance(v, dict))
-    assert not others and set(bucket) <= {"name", "store", "mode"} and bucket["mode"] == "MOUNT_CACHED"
-    training = [line for line in task["run"].splitlines() if line.startswith("  $train") or line.startswith("$train")]
-    assert len(training) == 2
-    for line in training:
-        assert "--resume auto" in line and f"--base-dir {place}" in line
-        assert (REPOSITORY / line.split()[1]).exists()
+    assert all(re.fullmatch(r"\w+:\d+", one["accelerators"]) for one in task["resources"]["any_of"])
+    bucket = task["file_mounts"]["/base"]
+    assert set(bucket) <= {"name", "source", "store", "mode", "persistent"}
+    assert bucket["mode"] == "MOUNT_CACHED" and bucket["name"] == "${BUCKET}" and "BUCKET" in task["envs"]
     for text in (task["setup"], task["run"]):
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_sky_task_trains(server: Server, tmp_path: Path) -> None:
+    """Its `run` with paths of the test, and an interpreter that takes notes: the scripts accept the flags."""
+    notes = tmp_path / "notes"
+    for name in ("python", "torchrun"):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho "$@" >> "{notes}"\n')
+        (tmp_path / name).chmod(0o755)
+    text = yaml.safe_load((CLOUD / "sky.yaml").read_text())["run"].replace(". ~/venv/bin/activate", "")
+    environment = {**ENVIRONMENT, "PATH": f"{tmp_path}:{ENVIRONMENT['PATH']}", "HOME": str(tmp_path)}
+    for gpus in ("1", "4"):
+        done = subprocess.run(["bash"], input=text, text=True, env={**environment, "SKYPILOT_NUM_GPUS_PER_NODE": gpus})
+        assert done.returncode == 0
+    lines = notes.read_text().splitlines()
+    assert [line.startswith("--standalone --nproc-per-node 4") for line in lines] == [False] * 4 + [True] * 2
+    for line in lines[:3]:
+        script, *flags = line.split()
+        answer = server.run(Path(script).name[:2], *flags, "--base-dir", tmp_path)
+        assert "does not exist" in answer.err or "not found" in answer.err, answer.err
 
 
 def test_dockerfile_copies_what_exists_and_runs_as_nobody_special() -> None:
