@@ -16,6 +16,7 @@ FIXED_FLAGS = (
 )
 
 
+EPOCHS = 300
 MONITORED = 512  # training images whose latents are summed up for samples/
 
 
@@ -51,7 +52,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=1.0,
         help="final weight of the KL's overshoot, relative to its target",
     )
-    loss.add_argument("--kl-warmup", type=cli.non_negative_int, default=150, help="epochs until that weight is reached")
+    loss.add_argument(
+        "--kl-warmup",
+        type=cli.non_negative_int,
+        default=150,
+        help="epochs until that weight is reached (without limit: of 300, as a share of the time)",
+    )
     loss.add_argument(
         "--kl-target",
         type=cli.non_negative_float,
@@ -75,7 +81,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="share of the steps that decode a turned and shrunk latent (grid)",
     )
     train = parser.add_argument_group("training")
-    train.add_argument("--epochs", type=cli.positive_int, default=300, help="passes over the images")
+    train.add_argument(
+        "--epochs", type=cli.positive_int, help="passes over the images (default: 300; with --max-minutes no limit)"
+    )
     train.add_argument(
         "--max-minutes", type=cli.positive_float, help="end cleanly after this time; schedules are fitted to it"
     )
@@ -113,6 +121,8 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         args.downsample = args.downsample or 8
     if args.kl_target is None:
         args.kl_target = {"grid": 40.0, "vector": 25.0}[args.latent]
+    if args.max_minutes is None:
+        args.epochs = args.epochs or EPOCHS
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
     return args
 
@@ -134,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.models import autoencoder, presets
     from stepwise.training import compilation, distributed
     from stepwise.training.learner import Learner
-    from stepwise.training.loop import Clock, Plan, fit
+    from stepwise.training.loop import NO_LIMIT, Clock, Plan, fit
     from stepwise.training.resume import find_state, require_same_images
     from stepwise.training.schedules import learning_rate, ramp, warm_up
     from stepwise.training.stopping import Stopper
@@ -176,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset = AugmentedImages([images[i] for i in train_index], augment)
     order = Order(len(dataset), args.batch_size, args.seed)
     rows = world.rows(order.size)
-    steps = args.epochs * order.per_epoch
+    steps = (args.epochs or NO_LIMIT) * order.per_epoch
     compiled = compilation.choose(args.compile, state, device, steps, args.max_minutes)
     args.compile = "on" if compiled else "off"
     seeds.seed_weights(args.seed)
@@ -201,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
         x = to_device(batch, device)
         rate = learning_rate(args.lr_scheduler, clock.progress, args.learning_rate, 0.01 * args.learning_rate)
         learner.set_lr(rate * warm_up(clock.step))
-        kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / args.epochs)
+        kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / (args.epochs or EPOCHS))
         shape = learner.net.latent_shape(args.image_size)
         eps = seeds.noise_like((order.size, *shape), args.seed, "posterior", clock.step)[rows].to(x.device)
         change = None
@@ -222,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     folder.write_args(args, remarks)
     plan = Plan(
         script="3A",
-        epochs=args.epochs,
+        epochs=args.epochs or NO_LIMIT,
         batches_per_epoch=order.per_epoch,
         batches=lambda epoch, batch: loader(
             dataset, order, epoch, batch, args.num_workers, device.type == "cuda", rows

@@ -16,6 +16,7 @@ FIXED_FLAGS = (
 )
 
 
+EPOCHS = 500
 PEAK_LR = {"grid": 5e-4, "vector": 1e-4}
 
 
@@ -58,7 +59,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--layers", type=cli.positive_int, default=2, help="resnets a level (grid)")
     model.add_argument("--dropout", type=cli.fraction, default=0.1, help="dropout inside the resnets")
     train = parser.add_argument_group("training")
-    train.add_argument("--epochs", type=cli.positive_int, default=500, help="passes over the images")
+    train.add_argument(
+        "--epochs", type=cli.positive_int, help="passes over the images (default: 500; with --max-minutes no limit)"
+    )
     train.add_argument(
         "--max-minutes", type=cli.positive_float, help="end cleanly after this time; schedules are fitted to it"
     )
@@ -93,6 +96,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_checkpoint_flags(parser)
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
+    if args.max_minutes is None:
+        args.epochs = args.epochs or EPOCHS
     if args.lr and args.lr_min > args.lr:
         parser.error(f"--lr-min {args.lr_min:g} is above --lr {args.lr:g}")
     if not args.class_conditional:
@@ -117,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.denoising import DenoiserMonitor
     from stepwise.training.encoding import encode_folder
     from stepwise.training.learner import Learner
-    from stepwise.training.loop import Clock, Plan, fit
+    from stepwise.training.loop import NO_LIMIT, Clock, Plan, fit
     from stepwise.training.pretrained import load_vae, require_same_vae
     from stepwise.training.resume import find_state, require_same_images
     from stepwise.training.schedules import Plateau, learning_rate, warm_up
@@ -148,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         config = presets.vector_net(latent_shape[0], args.base_channels or 512, args.dropout, num_classes, told)
     order = Order(len(data.train), args.batch_size, args.seed)
     rows = world.rows(order.size)
-    steps = args.epochs * order.per_epoch
+    steps = (args.epochs or NO_LIMIT) * order.per_epoch
     compiled = compilation.choose(args.compile, state, device, steps, args.max_minutes)
     args.compile = "on" if compiled else "off"
     seeds.seed_weights(args.seed)
@@ -210,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     folder.write_args(args, [f"VAE weights {vae.sha256}"])
     plan = Plan(
         script="3B",
-        epochs=args.epochs,
+        epochs=args.epochs or NO_LIMIT,
         batches_per_epoch=order.per_epoch,
         batches=lambda epoch, batch: (order.batch(e, b) for e, b in order.positions(epoch, batch)),
         validate=monitor.validate,

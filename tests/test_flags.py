@@ -174,6 +174,13 @@ def test_many_sets_and_regimes() -> None:
     assert parse("comparison", "--regimes", "unified", "per-class").regimes == ["unified", "per-class"]
 
 
+@pytest.mark.parametrize(("script", "epochs"), [("3A", 300), ("3B", 500)])
+def test_minutes_alone_leave_the_epochs_open(script: str, epochs: int) -> None:
+    assert parse(script).epochs == epochs
+    assert parse(script, "--max-minutes", "5").epochs is None
+    assert parse(script, "--max-minutes", "5", "--epochs", "7").epochs == 7
+
+
 def test_generation_seed_is_drawn_anew() -> None:
     first, second = parse("3C").seed, parse("3C").seed
     assert first != second

@@ -24,6 +24,8 @@ from stepwise.training.cli import bar_interval
 from stepwise.training.learner import Learner
 from stepwise.training.state import Clock, Plan, RunState
 
+NO_LIMIT = 10**9  # epochs of a run that only its time ends
+
 
 def fit(
     plan: Plan,

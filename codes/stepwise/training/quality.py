@@ -60,29 +60,30 @@ class Judge:
 
     def __init__(self, train: ImageSet, held_out: ImageSet, settings: Settings):
         self.train, self.held_out, self.settings = train, held_out, settings
-        self.real_nets = self._train_nets(train.images, train.label)
-        self.features, self.features_line = _features(settings, self.real_nets[0])
-        self.held_out_features = self.features(held_out.images)
-        self.held_out_patches = sliced_wasserstein.patches(held_out.images, settings.seed)
-        self.real_right = self._right(self.real_nets)
-        self.spaces = {"pixel": _pixels} if settings.vae is None else {"pixel": _pixels, "latent": self._latents}
         # An image that is there twice is its own second neighbour: its copies would not stand out.
         self.distinct = train.picked(np.unique(train.images, axis=0, return_index=True)[1])
         if len(self.distinct) < 2:
             raise UserError("All training images are the same.\nGive at least two different ones.")
-        self.references, self.among_training, self.unseen = {}, {}, {}
+        inside, self.features_line = _inception(settings)
+        self.real_nets = self._train_nets(train.images, train.label)
+        self.features = _features(settings, inside, self.real_nets[0])
+        self.held_out_features = self.features(held_out.images)
+        self.held_out_patches = sliced_wasserstein.patches(held_out.images, settings.seed)
+        self.real_right = self._right(self.real_nets)
+        self.spaces = {"pixel": _pixels} if settings.vae is None else {"pixel": _pixels, "latent": self._latents}
+        self.references, self.among_training = {}, {}
         for name, space in self.spaces.items():
             reference = np.stack([space(part) for part in memorization.variants(self.distinct.images)])
             self.references[name] = reference
             self.among_training[name] = memorization.neighbours(reference[0], reference, leave_out_self=True)
-            self.unseen[name] = memorization.neighbours(space(held_out.images), reference)
+        self.unseen = self._neighbours(held_out.images)
 
     def judge(self, generated: ImageSet) -> Result:
         """Every measure of `generated`; what a measure lacks is said in `skipped`, the others are made."""
         result = Result()
         self._cas(generated, result)
         self._distances(generated, result)
-        self._memorization(generated.images, result)
+        self._memorization(self._neighbours(generated.images), result)
         return result
 
     def floors(self) -> Result:
@@ -90,13 +91,14 @@ class Judge:
         result = Result(right=self.real_right)
         result.figures["cas"] = of_mean(self.real_right, self._rng("cas"))
         self._distances(self.train, result)
-        self._memorization(self.held_out.images, result)
+        self._memorization(self.unseen, result)
         return result
 
     def copies(self) -> Result:
         """The control that memorization must find: noisy copies of training images."""
         result = Result()
-        self._memorization(memorization.noisy_copies(self.train.images, self._rng("copies")), result)
+        copies = memorization.noisy_copies(self.train.images, self._rng("copies"))
+        self._memorization(self._neighbours(copies), result)
         return result
 
     def _cas(self, generated: ImageSet, result: Result) -> None:
@@ -172,10 +174,16 @@ class Judge:
         everything = np.arange(len(images)), np.arange(len(self.held_out))
         return of_distance(measure, *everything, self._rng("swd"), rounds=10, bounds=(0, np.inf))
 
-    def _memorization(self, images: np.ndarray, result: Result) -> None:
+    def _neighbours(self, images: np.ndarray) -> dict[str, memorization.Neighbours]:
+        """The nearest training images of each image, in each space."""
+        found = {}
         for name, space in self.spaces.items():
             self.settings.check()
-            found = memorization.neighbours(space(images), self.references[name])
+            found[name] = memorization.neighbours(space(images), self.references[name])
+        return found
+
+    def _memorization(self, neighbours: dict[str, memorization.Neighbours], result: Result) -> None:
+        for name, found in neighbours.items():
             result.neighbours[name] = found
             result.figures[f"memorized_{name}"] = of_mean(found.memorized, self._rng("memorized"))
             real = memorization.authentic(found, self.among_training[name])
@@ -230,20 +238,27 @@ def reconstruction(held_out: ImageSet, vae: FrozenVAE, seed: int) -> tuple[Resul
     return result, to_uint8(x_hat)
 
 
-def _features(settings: Settings, net: classifier.SmallCNN) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """What KID and FID look at, and its name: Inception or, where it cannot be had, the CNN of the real images."""
+def _inception(settings: Settings) -> tuple[torch.nn.Module | None, str]:
+    """What KID and FID look at: Inception or, where it cannot be had, None for the CNN of the real images; its name."""
     wanted, reason = settings.features, ""
     if wanted != "cas":
         try:
             inside, source = inception.load(settings.inception_weights)
-            line = f"Inception, weights from {source}"
-            return lambda images: inception.features(inside, images, settings.device.device), line
         except UserError as error:
             if wanted == "inception" or settings.inception_weights is not None:
                 raise
             reason = f" ({str(error).splitlines()[0].rstrip('.')})"
-    line = f"the CNN trained on the real training images{reason}; not comparable with published figures"
-    return lambda images: classifier.features(net, images, settings.device), line
+        else:
+            return inside, f"Inception, weights from {source}"
+    return None, f"the CNN trained on the real training images{reason}; not comparable with published figures"
+
+
+def _features(
+    settings: Settings, inside: torch.nn.Module | None, net: classifier.SmallCNN
+) -> Callable[[np.ndarray], np.ndarray]:
+    if inside is not None:
+        return lambda images: inception.features(inside, images, settings.device.device)
+    return lambda images: classifier.features(net, images, settings.device)
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
