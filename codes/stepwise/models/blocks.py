@@ -97,13 +97,18 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, equation 1). q, k, v: [B, heads, N, D] -> the same.
 
-    For short rows in bfloat16 on a CPU by plain matrix products: there torch's fused kernel takes three to
-    five times as long, forward and backward (benchmarks/speed.md).
+    For short rows in bfloat16 on a CPU by plain products: there torch's fused kernel takes several times
+    as long, forward and backward (benchmarks/speed.md).
     """
     short = q.shape[-2] * k.shape[-2] <= PLAIN_ATTENTION
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and short:
-        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
+        return plain_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attend` with its matrix of weights computed as a whole."""
+    return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
 
 
 class Downsample2D(nn.Module):
