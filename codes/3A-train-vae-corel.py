@@ -178,7 +178,12 @@ def main(argv: list[str] | None = None) -> int:
                 f"The run to resume uses --perceptual-net {state['perceptual']}, not {wanted}.\nRepeat that flag."
             )
         file = resolve(args.base_dir, args.perceptual_weights) if args.perceptual_weights else None
-        perceptual_net, args.perceptual_net, line = perceptual.build(wanted, file)
+        if world.is_main:  # it chooses and downloads; the others build what it has
+            perceptual_net, wanted, line = perceptual.build(wanted, file)
+        wanted = world.from_main(wanted)
+        if not world.is_main:
+            perceptual_net, wanted, line = perceptual.build(wanted, file)
+        args.perceptual_net = wanted
         perceptual_net.to(device.device)
         remarks.append(line)
         print(line)

@@ -1,3 +1,6 @@
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 
@@ -51,6 +54,23 @@ def test_without_a_compiler(unable, capsys):
         compilation.choose("on", None, CPU, 10, None)
     assert not compilation.choose("auto", {"args": {"compile": "on"}}, CPU, 10, None)
     assert "there is no compiler" in capsys.readouterr().out
+
+
+def test_what_a_machine_lacks_for_a_gpu(monkeypatch, tmp_path):
+    capability = [(6, 1)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
+    assert "older" in compilation._lack_for_gpu(GPU)
+    capability[0] = (9, 0)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert "triton" in compilation._lack_for_gpu(GPU)
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    monkeypatch.setattr(compilation.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: name)
+    assert "headers" in compilation._lack_for_gpu(GPU)
+    (tmp_path / "Python.h").write_text("")
+    assert compilation._lack_for_gpu(GPU) is None
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    assert "C compiler" in compilation._lack_for_gpu(GPU)
 
 
 def test_what_a_machine_lacks(monkeypatch):

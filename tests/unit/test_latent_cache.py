@@ -1,11 +1,15 @@
+import errno
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from stepwise.data import latent_cache
 from stepwise.data.latent_cache import LatentCache, listing
 from stepwise.data.latents import EncodedBatch
+from stepwise.foundation.errors import Interrupted, UserError
 
 KEY = {"vae": "abc", "variants": 2}
 
@@ -21,25 +25,28 @@ def batches(count=5, each=2):
 
 @pytest.fixture
 def written(tmp_path):
-    LatentCache(tmp_path / "cache", KEY).write(batches(), 5)
-    return tmp_path / "cache"
+    cache = LatentCache(tmp_path / "cache", KEY)
+    cache.write(batches(), 5)
+    return cache.folder
 
 
 def test_what_is_written_is_read_back_and_mapped(written):
-    posterior, told, digests = LatentCache(written, KEY).open()
+    posterior, told, digests = LatentCache(written.parent, KEY).open()
     wanted = list(batches())
     assert np.array_equal(posterior, np.concatenate([batch.posterior for batch in wanted]))
     assert np.array_equal(told, np.concatenate([batch.told for batch in wanted]))
     assert digests == [f"digest {number}" for number in range(5)]
     assert isinstance(posterior, np.memmap) and posterior.dtype == np.float32
-    posterior[0] = 7  # in memory only
-    again, _, _ = LatentCache(written, KEY).open()
-    assert not (again[0] == 7).any()
+    assert not posterior.flags.writeable
 
 
 @pytest.mark.parametrize("key", [{**KEY, "vae": "other"}, {**KEY, "variants": 3}, {"vae": "abc"}])
 def test_latents_made_otherwise_are_not_taken(written, key):
-    assert LatentCache(written, key).open() is None
+    other = LatentCache(written.parent, key)
+    assert other.open() is None
+    other.write(batches(3), 3)
+    assert len(other.open()[2]) == 3
+    assert len(LatentCache(written.parent, KEY).open()[2]) == 5, "each has a folder of its own"
 
 
 @pytest.mark.parametrize("name", ["latents.npy", "told.npy", "cache.json"])
@@ -47,11 +54,11 @@ def test_a_damaged_or_missing_file_is_not_taken(written, name, capsys):
     content = bytearray((written / name).read_bytes())
     content[len(content) // 2] ^= 1
     (written / name).write_bytes(content)
-    assert LatentCache(written, KEY).open() is None
+    assert LatentCache(written.parent, KEY).open() is None
     if name != "cache.json":
         assert f"{name} is damaged" in capsys.readouterr().out
     (written / name).unlink()
-    assert LatentCache(written, KEY).open() is None
+    assert LatentCache(written.parent, KEY).open() is None
 
 
 def test_an_interrupted_writing_leaves_no_cache_and_no_torn_file(written):
@@ -60,9 +67,46 @@ def test_an_interrupted_writing_leaves_no_cache_and_no_torn_file(written):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        LatentCache(written, KEY).write(stops(), 5)
-    assert LatentCache(written, KEY).open() is None
+        LatentCache(written.parent, KEY).write(stops(), 5)
+    assert LatentCache(written.parent, KEY).open() is None
     assert not list(written.glob(".*.tmp"))
+
+
+def test_what_is_there_and_cannot_be_read_is_not_thrown_away(written, monkeypatch):
+    def refused(*args, **kwargs):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(np, "load", refused)
+    with pytest.raises(UserError, match="Cannot allocate memory"):
+        LatentCache(written.parent, KEY).open()
+
+
+def test_a_full_disk_is_noticed_at_the_first_batch(tmp_path, monkeypatch):
+    drawn = []
+
+    def counted():
+        for batch in batches():
+            drawn.append(batch)
+            yield batch
+
+    monkeypatch.setattr(latent_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match="needs 4,160 bytes"):  # 5 images of 2 x 2 x 3 x 4 x 4 and 2 x 8 numbers
+        LatentCache(tmp_path, KEY).write(counted(), 5)
+    assert len(drawn) == 1 and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_waiting_for_another_run_can_be_stopped(tmp_path, capsys):
+    cache = LatentCache(tmp_path, KEY)
+
+    def stop():
+        raise Interrupted("SIGTERM", 143)
+
+    with cache.lock(stop):
+        with pytest.raises(Interrupted):
+            LatentCache(tmp_path, KEY).lock(stop)
+        assert "waiting" in capsys.readouterr().out
+    with LatentCache(tmp_path, KEY).lock(stop):
+        pass
 
 
 def test_the_description_is_plain_json(written):

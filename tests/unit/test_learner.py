@@ -44,6 +44,16 @@ def test_a_step_that_is_not_finite_changes_nothing(waits: bool, bad: float) -> N
     assert not any(torch.equal(a, b) for a, b in zip(weights(made), before, strict=True))
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_loss_that_is_not_finite_is_seen_where_its_gradient_is(waits: bool) -> None:
+    """The gradient of an absolute error is one, however large the error."""
+    made = learner(waits)
+    before = weights(made)
+    made.update((made.train_net(torch.ones(1, 3)) - float("inf")).abs().mean())
+    assert all(torch.equal(a, b) for a, b in zip(weights(made), before, strict=True))
+    assert int(made._bad) == 1
+
+
 def test_looking_or_not_makes_no_difference_to_good_steps() -> None:
     one, other = learner(True), learner(False)
     for _ in range(5):

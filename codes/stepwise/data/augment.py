@@ -9,6 +9,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server 
 import albumentations as A
 import cv2
 import numpy as np
+import PIL
 
 from stepwise.foundation.images import fit_square
 from stepwise.foundation.seeds import derive, numpy_rng
@@ -18,6 +19,11 @@ cv2.setNumThreads(0)
 CHOICES = ("none", "light", "balanced", "conditioned")
 PARAMETERS = 8  # numbers that describe what "conditioned" did to an image; zeros: nothing
 SHARE = 0.15  # how often each of its changes is made
+
+
+def augment_versions() -> dict[str, str]:
+    """The libraries whose releases may draw or decode otherwise."""
+    return {"albumentations": A.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
 
 
 class Augment:

@@ -147,6 +147,9 @@ def encode_files(
         for error in (item for item in batch if isinstance(item, UserError)):
             raise error
         squares, told, digests = zip(*batch, strict=True)
-        mu, logvar = encode(torch.from_numpy(np.concatenate(squares)).to(device).float() / 127.5 - 1)
-        pair = torch.stack([mu.float(), (0.5 * logvar.float()).exp()], dim=1).cpu().numpy()
+        pairs = []
+        for part in torch.from_numpy(np.concatenate(squares)).split(batch_size):
+            mu, logvar = encode(part.to(device).float() / 127.5 - 1)
+            pairs.append(torch.stack([mu.float(), (0.5 * logvar.float()).exp()], dim=1).cpu())
+        pair = torch.cat(pairs).numpy()
         yield EncodedBatch(pair.reshape(len(batch), variants, *pair.shape[1:]), np.stack(told), list(digests))

@@ -51,7 +51,8 @@ def choose(name: str, mixed_precision: bool = True) -> Device:
         raise UserError(f"--device {name}: this machine (or this torch build) has none.\nUse --device auto or cpu.")
     device = torch.device(name)
     if name == "cuda":
-        device = torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun: one GPU a process
+        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+        device = torch.device(name, int(os.environ.get("LOCAL_RANK", 0)) if several else 0)  # one GPU a process
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
@@ -45,9 +49,18 @@ def _lack(device: Device) -> str | None:
     compilers = [os.environ.get("CXX", ""), *({"Windows": ["cl"]}.get(platform.system(), ["g++", "clang++"]))]
     if not any(name and shutil.which(name) for name in compilers):
         return "there is no C++ compiler (g++ or clang++, on Windows cl) on this machine"
-    if device.type == "cuda":
-        try:
-            import triton  # noqa: F401
-        except ImportError:
-            return "the package triton, which compiles for GPUs, is not installed"
+    return _lack_for_gpu(device) if device.type == "cuda" else None
+
+
+def _lack_for_gpu(device: Device) -> str | None:
+    if torch.cuda.get_device_capability(device.device) < (7, 0):
+        return "this GPU is older than those that triton compiles for (compute capability 7.0)"
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "the package triton, which compiles for GPUs, is not installed"
+    if not any(name and shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang")):
+        return "there is no C compiler (gcc or clang), which triton needs, on this machine"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "the headers of Python (python3-dev), which triton needs, are not installed"
     return None

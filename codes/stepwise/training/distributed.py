@@ -22,11 +22,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
-from stepwise.training.cli import stop_signal
 
 T = TypeVar("T")
 # Process 0 may encode a large folder while the others wait. A process that dies is noticed by torchrun, at once.
-PATIENCE = timedelta(minutes=60)
+PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,11 @@ def join(device: Device) -> World:
     if size == 1 or "LOCAL_RANK" not in os.environ:  # torchrun sets both, a cluster's job may set the first alone
         return ALONE
     if device.type == "cuda":
+        if device.device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"More processes than the {torch.cuda.device_count()} GPUs of this machine.\n"
+                "Lower torchrun's --nproc-per-node."
+            )
         torch.cuda.set_device(device.device)
     elif device.type != "cpu":
         raise UserError(f"Several processes cannot share the device {device.type}.\nUse --device cpu, or one process.")
@@ -119,7 +123,6 @@ def join(device: Device) -> World:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     world = World(rank, size)
-    stop_signal.together = True
     if not world.is_main:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (for the rest of the process)
     return world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwise.data.augment import Augment
+from stepwise.data.augment import Augment, augment_versions
 from stepwise.data.classes import class_table
 from stepwise.data.folders import fingerprint, read_labels, split_by_content
 from stepwise.data.latent_cache import LatentCache, listing
@@ -87,37 +88,52 @@ def _encoded(
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Posteriors and told augmentations of all images, and the digests of their pixels."""
     made_from = {"vae": vae.sha256, "image_size": args.image_size, "augment": args.augment, "variants": variants}
-    key = {**made_from, "seed": args.seed, "images": listing(folder, paths)}
+    made_with = {"device": vae.device.type, "dtype": str(vae.device.dtype), **augment_versions()}
+    key = {**made_from, **made_with, "seed": args.seed, "images": listing(folder, paths)}
     cache = LatentCache(resolve(args.base_dir, args.latent_cache or f"{args.output_dir}/latents"), key)
+    found = None
     if world.is_main:
-        with cache.lock:
-            if cache.open() is None:
-                augment = Augment(args.augment, args.image_size, args.seed, "latent-augment", plain_first=True)
-                batches = encode_files(
-                    vae.encode,
-                    paths,
-                    2 * args.image_size,
-                    augment,
-                    variants,
-                    batch_size=ENCODING_BATCH,
-                    num_workers=args.num_workers,
-                    device=vae.device.device,
-                    check=stop_signal.check,
-                )
-                cache.write(batches, len(paths))
-            else:
-                print(f"Latents: from {cache.folder}.")
+        found = cache.open()
+        if found is None:
+            found = _encode(cache, paths, args, variants, vae)
+        else:
+            print(f"Latents: from {cache.folder}.")
     world.wait()
-    found = cache.open()
+    found = found or cache.open()
     if found is None:
         raise UserError(
             f"The latents in {cache.folder} cannot be read back.\n"
             "Several processes need one --latent-cache that all of them see; a copy of a dataset keeps its file dates."
         )
-    posterior, told = (torch.from_numpy(array) for array in found[:2])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written
+        posterior, told = (torch.from_numpy(array) for array in found[:2])
     if posterior.nbytes <= _room_for_latents(vae.device.device):
         posterior, told = posterior.to(vae.device.device), told.to(vae.device.device)
     return posterior, told, found[2]
+
+
+def _encode(
+    cache: LatentCache, paths: list[Path], args: argparse.Namespace, variants: int, vae: FrozenVAE
+) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
+    """Write the cache, unless another run did so in the meantime; what it holds."""
+    with cache.lock(stop_signal.check):
+        if (found := cache.open()) is not None:
+            return found
+        augment = Augment(args.augment, args.image_size, args.seed, "latent-augment", plain_first=True)
+        batches = encode_files(
+            vae.encode,
+            paths,
+            2 * args.image_size,
+            augment,
+            variants,
+            batch_size=ENCODING_BATCH,
+            num_workers=args.num_workers,
+            device=vae.device.device,
+            check=stop_signal.check,
+        )
+        cache.write(batches, len(paths))
+        return cache.open()
 
 
 def _room_for_latents(device: torch.device) -> int:

@@ -57,6 +57,8 @@ class Learner:
         self.looks_always = device.type != "cuda" or device.needs_scaler
         self.updates = 0
         self._bad = torch.zeros((), device=device.device)  # steps in a row that were not finite
+        self._spoiled = torch.zeros((), device=device.device)  # above 0: a loss of this accumulation was not finite
+        self._world = world
         self._waiting = 0
 
     @property
@@ -71,9 +73,9 @@ class Learner:
     def update(self, loss: Tensor) -> None:
         """Backward, and every `grad_accum` calls a step.
 
-        A loss that is not finite gives a gradient that is not, and that is seen in the gradient's norm.
         Raises UserError after MAX_BAD_STEPS bad steps in a row (on a GPU, a few steps later).
         """
+        self._spoiled = self._spoiled + (~torch.isfinite(loss.detach())).float()
         self.scaler.scale(loss / self.grad_accum).backward()
         self._waiting += 1
         if self._waiting < self.grad_accum:
@@ -85,7 +87,9 @@ class Learner:
     def _step(self) -> None:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.grad_clip)
-        bad = (~torch.isfinite(norm)).float()
+        # both are looked at: an infinite absolute error has a finite gradient, a finite loss may have an infinite one
+        bad = ((self._world.mean(self._spoiled) > 0) | ~torch.isfinite(norm)).float()
+        self._spoiled = torch.zeros_like(self._spoiled)
         self._bad = (self._bad + 1) * bad
         if self.looks_always:
             fine = not bool(bad)
@@ -135,7 +139,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "gradients": gradients if self._waiting else {},
-            "counters": [self.updates, int(self._bad), self._waiting],
+            "counters": [self.updates, int(self._bad), self._waiting, int(self._spoiled > 0)],
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -155,8 +159,9 @@ class Learner:
         for name, parameter in self.net.named_parameters():
             gradient = state["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
-        self.updates, bad_steps, self._waiting = state["counters"][:3]
+        self.updates, bad_steps, self._waiting, spoiled = state["counters"]
         self._bad.fill_(bad_steps)
+        self._spoiled.fill_(spoiled)
 
     def best_weights(self) -> dict[str, Tensor]:
         """A copy, on the CPU, of the weights to sample with."""

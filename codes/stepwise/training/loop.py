@@ -20,7 +20,7 @@ from stepwise.foundation.devices import peak_memory_mib
 from stepwise.foundation.errors import Interrupted, UserError
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import derive
-from stepwise.training.cli import bar_interval
+from stepwise.training.cli import bar_interval, stop_signal
 from stepwise.training.learner import Learner
 from stepwise.training.state import Clock, Plan, RunState
 
@@ -43,6 +43,7 @@ def fit(
     """
     if folder.to_clear:
         folder.clear()
+    stop_signal.together = plan.world.size > 1  # from here on there is something to save, and all must stop at once
     run = RunState(plan, folder, learners, args)
     if state is not None:
         run.restore(state)

@@ -109,7 +109,7 @@ class RunState:
         for name, learner in self.learners.items():
             learner.load(document["nets"][name])
         self.clock.epoch, self.clock.batch, self.clock.step = progress["epoch"], progress["batch"], progress["step"]
-        self.clock.seconds_before = progress["seconds"]
+        self.clock.seconds_before = self.clock.seconds = progress["seconds"]
         self.rows, self.best = list(document["history"]), dict(document["best"])
         self.sums = dict(document["sums"])
         same_rules = self.plan.stopper.load(document["stopper"])
