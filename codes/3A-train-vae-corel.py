@@ -59,9 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="epochs until that weight is reached (without limit: of 300, as a share of the time)",
     )
     loss.add_argument(
-        "--kl-target",
-        type=cli.non_negative_float,
-        help="free nats per latent vector (default: vector 25; grid 40, per cell)",
+        "--kl-target", type=cli.non_negative_float, default=25.0, help="free nats per latent vector (grid: per cell)"
     )
     loss.add_argument(
         "--perceptual-net",
@@ -119,8 +117,6 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         args.latent_dim = args.latent_dim or 128
     else:
         args.downsample = args.downsample or 8
-    if args.kl_target is None:
-        args.kl_target = {"grid": 40.0, "vector": 25.0}[args.latent]
     if args.max_minutes is None:
         args.epochs = args.epochs or EPOCHS
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]

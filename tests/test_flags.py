@@ -29,7 +29,7 @@ DEFAULTS = {
         "learning_rate": 1e-3,  # of the grid latent; 1e-4 with --latent vector
         "kl_weight": 1.0,
         "kl_warmup": 150,
-        "kl_target": 40.0,  # of the grid latent; 25 with --latent vector
+        "kl_target": 25.0,
         "no_perceptual": False,
         "perceptual_weight": 0.03,
         "resume": None,
