@@ -14,8 +14,8 @@ FEW_CHANNELS = 16  # channels a group below which torch's bfloat16 kernel for ch
 class GroupNorm(nn.GroupNorm):
     """nn.GroupNorm (Wu and He 2018), x: [B, C, H, W] -> the same.
 
-    On a CPU in bfloat16 with few channels a group, the gradient is computed here, in float32: torch's kernel
-    takes three to five times as long (benchmarks/speed.md).
+    On a CPU in bfloat16 with few channels a group, the gradient is computed here, in float32: with torch's
+    kernel there and back take up to twice as long (benchmarks/speed.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:
