@@ -78,7 +78,9 @@ def test_an_array_task_trains_its_class_and_a_finished_one_ends_at_once(trained:
     assert not (trained / "requeued").exists()
 
 
-@pytest.mark.parametrize(("scheduler", "gpus"), [("slurm", "1"), ("lsf", "1"), ("slurm", "2")])
+@pytest.mark.parametrize(
+    ("scheduler", "gpus"), [("slurm", "1"), ("lsf", "1"), pytest.param("slurm", "2", marks=pytest.mark.slow)]
+)
 def test_a_warning_saves_and_puts_the_job_back_and_it_goes_on(trained: Path, scheduler: str, gpus: str) -> None:
     folder = trained / "diffusion_models/corel_all"
     shutil.rmtree(folder, ignore_errors=True)

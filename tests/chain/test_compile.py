@@ -13,6 +13,7 @@ from launch import Server
 from stepwise.foundation import checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
 def test_compiled_training_gives_the_same_curve_and_names(
     server: Server, images: Path, vae: Path, tmp_path: Path
