@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from speed_contenders import processor
 
 REPEATS = 21
 MEMORY_TURNS = 3
@@ -35,12 +36,6 @@ def main() -> None:
     attention()
     group_norm()
     memory()
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def attention() -> None:

@@ -7,6 +7,7 @@ any signal, so for the tests it is a script that starts fast. `cold` starts one 
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import runpy
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -97,6 +99,21 @@ class Process:
     @property
     def err(self) -> str:
         return self.log.with_suffix(".err").read_text(errors="replace")
+
+
+def wait_for(what: Callable[[], object], seconds: float = 90.0, job: subprocess.Popen | None = None) -> None:
+    """Until `what` is true, while `job` runs; fails the test if the job ends or the time is up before that."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert job is None or job.poll() is None, "ended before its time"
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """metrics.csv of a run folder, a row an epoch."""
+    with (folder / "metrics.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def failed(process: Process, *words: str) -> str:

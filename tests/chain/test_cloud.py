@@ -9,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import DENOISER_FLAGS, GRID_FLAGS, draw_images
-from launch import ENVIRONMENT, REPOSITORY, Server
+from launch import ENVIRONMENT, REPOSITORY, Server, wait_for
 
 from stepwise.foundation import checkpoints
 
@@ -87,10 +86,7 @@ def test_a_warning_saves_and_puts_the_job_back_and_it_goes_on(trained: Path, sch
     (trained / "requeued").unlink(missing_ok=True)
     words = ("diffusion", *DENOISER_FLAGS, "--no-mixed-precision", "--early-stopping-patience", 0, "--epochs")
     job = start(trained, scheduler, *words, 100_000, GPUS=gpus)
-    until = time.monotonic() + 150
-    while not (folder / "last.pt").exists():
-        assert job.poll() is None and time.monotonic() < until, job.communicate()[0]
-        time.sleep(0.1)
+    wait_for((folder / "last.pt").exists, 150, job)
     if scheduler == "slurm":
         job.send_signal(signal.SIGUSR1)  # to the batch shell alone
         end(job, trained)
@@ -115,10 +111,7 @@ def test_a_cancelled_job_stays_out_of_the_queue(trained: Path, scheduler: str) -
     standin.chmod(0o755)
     array = {"SLURM_ARRAY_JOB_ID": "76", "SLURM_ARRAY_TASK_ID": "1", "LSB_JOBINDEX": "1"}
     job = start(trained, scheduler, "diffusion", PYTHON=str(standin), **array)
-    until = time.monotonic() + 20
-    while not (trained / "ready").exists():
-        assert job.poll() is None and time.monotonic() < until
-        time.sleep(0.02)
+    wait_for((trained / "ready").exists, 20, job)
     (trained / "ready").unlink()
     os.killpg(job.pid, signal.SIGTERM)
     job.communicate(timeout=20)

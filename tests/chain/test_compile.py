@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import DENOISER_FLAGS
-from launch import Server
+from launch import Server, curve
 
 from stepwise.foundation import checkpoints
 
@@ -25,8 +24,7 @@ def test_compiled_training_gives_the_same_curve_and_names(
         run = ("--epochs", 3, "--no-mixed-precision", "--dropout", 0, "--compile", how)
         process = server.start("3B", *files, *DENOISER_FLAGS, *run)
         assert process.wait(600) == 0, process.err
-        with (folder / "metrics.csv").open() as file:
-            curves.append([{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)])
+        curves.append(curve(folder))
         documents.append(checkpoints.load(folder / "best_model.pt")["nets"]["denoiser"]["weights"])
         assert checkpoints.load(folder / "last.pt")["args"]["compile"] == how
     for one, other in zip(*curves, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import signal
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DENOISER_FLAGS, GRID_FLAGS
-from launch import ENVIRONMENT, REPOSITORY, SCRIPTS, Process, Server, failed
+from launch import ENVIRONMENT, REPOSITORY, SCRIPTS, Process, Server, curve, failed, wait_for
 from PIL import Image
 
 from stepwise.foundation import checkpoints
@@ -50,14 +49,9 @@ def fine(processes: list[Process]) -> list[Process]:
     return processes
 
 
-def rows(folder: Path) -> list[dict[str, float]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
 def assert_same_curve(found: Path, wanted: Path) -> None:
     """Float32 sums in another order: relative differences of 1e-5 at most."""
-    found_rows, wanted_rows = rows(found), rows(wanted)
+    found_rows, wanted_rows = curve(found), curve(wanted)
     assert len(found_rows) == len(wanted_rows) > 0
     for one, other in zip(found_rows, wanted_rows, strict=True):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
@@ -73,7 +67,7 @@ def flags_of(script: str, images: Path, vae: Path, output: Path, epochs: int) ->
     run = ["--output-dir", output, "--epochs", epochs, *FLOAT32]
     if script == "3A":
         # a budget that the KL of one half may be above and of the other below
-        return ["--data-dir", images, *GRID_FLAGS, *run, "--kl-target", 8.3, "--kl-warmup", 0, "--equivariance", 0.5]
+        return ["--data-dir", images, *GRID_FLAGS, *run, "--kl-target", 8.3, "--kl-warmup", 0]
     files = ["--vae-checkpoint", vae / "best_model.pt", "--image-dir", images]
     return [*files, *DENOISER_FLAGS, "--class-conditional", *run]  # its dropout of 0.1 included
 
@@ -173,14 +167,6 @@ def workers_of(parent: int) -> list[int]:
         ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
     )
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "3B-" in line]
-
-
-def wait_for(what, seconds: float = 90.0):
-    end = time.monotonic() + seconds
-    while not (result := what()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.1)
-    return result
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes by their number")

@@ -47,8 +47,8 @@ class World:
                 f"Choose a --batch-size that is a multiple of {self.size} (and not above the number of images), "
                 "or fewer processes."
             )
-        share = count // self.size
-        return slice(self.rank * share, (self.rank + 1) * share)
+        mine = self.part(count)
+        return slice(mine.start, mine.stop)
 
     def part(self, count: int) -> range:
         """Which of `count` things are this process's, when they need not be shared evenly."""
