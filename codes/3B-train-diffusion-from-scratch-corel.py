@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.loop import NO_LIMIT, Clock, Plan, fit
     from stepwise.training.pretrained import load_vae, require_same_vae
     from stepwise.training.resume import find_state, require_same_images
-    from stepwise.training.schedules import Plateau, learning_rate, warm_up
+    from stepwise.training.schedules import Plateau, has_settled, learning_rate, warm_up
     from stepwise.training.stopping import Stopper
 
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
@@ -153,8 +153,8 @@ def main(argv: list[str] | None = None) -> int:
         config = presets.vector_net(latent_shape[0], args.base_channels or 512, args.dropout, num_classes, told)
     order = Order(len(data.train), args.batch_size, args.seed)
     rows = world.rows(order.size)
-    steps = (args.epochs or NO_LIMIT) * order.per_epoch
-    compiled = compilation.choose(args.compile, state, device, steps, args.max_minutes)
+    epochs = args.epochs or NO_LIMIT
+    compiled = compilation.choose(args.compile, state, device, epochs * order.per_epoch, args.max_minutes)
     args.compile = "on" if compiled else "off"
     seeds.seed_weights(args.seed)
     learner = Learner(
@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     folder.write_args(args, [f"VAE weights {vae.sha256}"])
     plan = Plan(
         script="3B",
-        epochs=args.epochs or NO_LIMIT,
+        epochs=epochs,
         batches_per_epoch=order.per_epoch,
         batches=lambda epoch, batch: (order.batch(e, b) for e, b in order.positions(epoch, batch)),
         validate=monitor.validate,
@@ -234,6 +234,7 @@ def main(argv: list[str] | None = None) -> int:
             args.oscillation_window,
             args.oscillation_threshold,
         ),
+        has_settled=lambda progress: has_settled(args.lr_scheduler, progress),
         world=world,
         on_validation=plateau.observe if args.lr_scheduler == "plateau" else lambda value: None,
         next_command=cli.next_command(

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from stepwise.training.schedules import WARMUP_STEPS, Plateau, learning_rate, ramp, warm_up
+from stepwise.training.schedules import WARMUP_STEPS, Plateau, has_settled, learning_rate, ramp, warm_up
 
 PEAK, LOWEST = 1e-3, 1e-5
 
@@ -42,6 +42,19 @@ def test_warm_restarts_are_three_waves_of_one_two_and_four():
 def test_progress_beyond_the_run_is_its_end(kind):
     assert learning_rate(kind, 1.3, PEAK, LOWEST) == pytest.approx(LOWEST)
     assert learning_rate(kind, -0.1, PEAK, LOWEST) == PEAK
+
+
+@pytest.mark.parametrize("kind", ["cosine", "cosine_warm_restarts"])
+def test_settled_is_the_end_of_the_last_wave(kind):
+    settled = [has_settled(kind, i / 1000) for i in range(1001)]
+    start = settled.index(True)
+    assert all(settled[start:]) and not any(settled[:start])  # not at the ends of the waves before
+    assert learning_rate(kind, start / 1000, PEAK, 0.0) == pytest.approx(PEAK / 10, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["none", "plateau"])
+def test_what_progress_does_not_lower_has_always_settled(kind):
+    assert has_settled(kind, 0.0)
 
 
 def test_warm_up_is_linear_and_never_zero():

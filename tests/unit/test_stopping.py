@@ -50,6 +50,14 @@ def test_a_flat_loss_that_goes_up_and_down_stops():
     assert 10 <= place <= 14
 
 
+def test_going_up_and_down_is_no_reason_before_the_run_has_settled():
+    stopper = Stopper(window=10, threshold=0.05)
+    assert not any(stopper.observe(value, settled=False) for value in [2.0, 1.5, *wave(40)])
+    assert "oscillation" in stopper.observe(1.0)
+    patient = Stopper(patience=3)
+    assert any(patient.observe(value, settled=False) for value in [1.0, 2.0, 2.0, 2.0])
+
+
 def test_noise_around_a_level_stops():
     values = 1 + 0.01 * np.random.default_rng(0).standard_normal(200)
     assert "oscillation" in stops_at(Stopper(window=10, threshold=0.1), values.tolist())[1]

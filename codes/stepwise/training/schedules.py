@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 WARMUP_STEPS = 50
+SETTLED = 0.1  # of the peak
 
 
 def learning_rate(kind: str, progress: float, peak: float, lowest: float) -> float:
@@ -26,6 +27,13 @@ def learning_rate(kind: str, progress: float, peak: float, lowest: float) -> flo
                 phase = (phase * 7 - start) / length
                 break
     return lowest + (peak - lowest) * 0.5 * (1 + math.cos(math.pi * phase))
+
+
+def has_settled(kind: str, progress: float) -> bool:
+    """Whether the learning rate has come down for good, to SETTLED of its peak; `none` and `plateau` always have."""
+    if kind in ("none", "plateau"):
+        return True
+    return progress > 0.5 and learning_rate(kind, progress, 1.0, 0.0) <= SETTLED  # 0.5: in the last wave of all kinds
 
 
 def warm_up(step: int) -> float:

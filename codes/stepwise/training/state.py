@@ -66,8 +66,8 @@ class Plan:
     batches(epoch, batch) yields batches from that position on, epoch after epoch.
     validate() returns named values, `monitor` among them (lower is better).
     preview(epoch, rows) writes pictures and plots; document() gives what a checkpoint must hold
-    beside the learners. `show` names further columns for the progress bar; `next_command` is
-    what a user types after this.
+    beside the learners. has_settled(progress): see Stopper. `show` names further columns for the
+    progress bar; `next_command` is what a user types after this.
     """
 
     script: str
@@ -86,6 +86,7 @@ class Plan:
     max_minutes: float | None
     stopper: Stopper
     on_validation: Callable[[float], None] = lambda value: None
+    has_settled: Callable[[float], bool] = lambda progress: True
     next_command: str = ""
     world: World = ALONE
 
@@ -189,7 +190,7 @@ class RunState:
         value = measured[self.plan.monitor]
         self._keep_if_best(value)
         self.plan.on_validation(value)
-        self.stop_reason = self.plan.stopper.observe(value)
+        self.stop_reason = self.plan.stopper.observe(value, self.plan.has_settled(self.clock.progress))
         return value
 
     def _keep_if_best(self, value: float) -> None:

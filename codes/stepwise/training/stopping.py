@@ -15,7 +15,9 @@ class Stopper:
     patience: epochs without a gain of more than `delta` over the best; 0 turns it off.
     Oscillation: over the last `window` values the loss stays within `threshold`, turns up and down
     (the sign of its change flips in at least half of the places where it can), and its best is no
-    gain of more than `delta` over what was reached before the window; window 0 turns it off.
+    gain of more than `delta` over what was reached before the window; window 0 turns it off. It is
+    no reason to stop before the run has settled: a loss that bounces under a high learning rate
+    falls again when the rate does.
     """
 
     patience: int = 0
@@ -26,8 +28,8 @@ class Stopper:
     waited: int = 0
     values: list[float] = field(default_factory=list)
 
-    def observe(self, value: float) -> str | None:
-        """Take the next value; the reason to stop, or None."""
+    def observe(self, value: float, settled: bool = True) -> str | None:
+        """Take the next value; the reason to stop, or None. `settled`: the learning rate will not fall much further."""
         self.values.append(value)
         if value < self.best - self.delta:
             self.best, self.waited = value, 0
@@ -35,7 +37,7 @@ class Stopper:
             self.waited += 1
         if self.patience and self.waited >= self.patience:
             return f"early stopping: no gain above {self.delta:g} on validation for {self.waited} epochs"
-        if self._oscillates():
+        if settled and self._oscillates():
             return (
                 f"oscillation: over {self.window} epochs the validation loss went up and down "
                 f"within {self.threshold:g} without progress"
