@@ -40,7 +40,6 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "guidance 2 everywhere": {"3C": ["--guidance", "2", "--guidance-interval", "0", "1000"]},
     "guidance 2": {"3C": ["--guidance", "2"]},
     "guidance 4": {"3C": ["--guidance", "4"]},
-    "equivariance 0.5": {"3A": ["--equivariance", "0.5"]},
     "KL budget 40": {"3A": ["--kl-target", "40"]},
     "downsample 4": {"3A": ["--downsample", "4"]},
 }

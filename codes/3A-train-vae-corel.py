@@ -12,12 +12,13 @@ from stepwise.training import cli
 FIXED_FLAGS = (
     *("batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
     *("base_channels", "augment", "val_split", "seed", "ema_decay", "kl_weight", "kl_target"),
-    *("perceptual_weight", "no_perceptual", "equivariance", "lr_scheduler", "kl_warmup"),
+    *("perceptual_weight", "no_perceptual", "lr_scheduler", "kl_warmup"),
 )
 
 
 EPOCHS = 300
-MONITORED = 512  # training images whose latents are summed up for samples/
+MONITORED = 512  # training images, at most, whose latents are summed up for samples/
+VALIDATED = 1000  # held-back images, at most, that every epoch looks at
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,12 +73,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     loss.add_argument("--perceptual-weights", metavar="FILE", help="torchvision's vgg16 weights, already downloaded")
     loss.add_argument("--no-perceptual", action="store_true", help="no perceptual loss")
-    loss.add_argument(
-        "--equivariance",
-        type=cli.fraction,
-        default=0.0,
-        help="share of the steps that decode a turned and shrunk latent (grid)",
-    )
     train = parser.add_argument_group("training")
     train.add_argument(
         "--epochs", type=cli.positive_int, help="passes over the images (default: 300; with --max-minutes no limit)"
@@ -111,8 +106,6 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         parser.error("--latent-channels and --downsample belong to --latent grid; a vector latent has --latent-dim")
     if args.no_perceptual and args.perceptual_weights:
         parser.error("--perceptual-weights and --no-perceptual exclude each other")
-    if args.latent == "vector" and args.equivariance:
-        parser.error("--equivariance belongs to --latent grid: a vector cannot be turned")
     if args.latent == "vector":
         args.latent_dim = args.latent_dim or 128
     else:
@@ -130,12 +123,11 @@ def main(argv: list[str] | None = None) -> int:
 
     from stepwise.data.augment import Augment
     from stepwise.data.batches import AugmentedImages, Order, loader
-    from stepwise.data.folders import content_digests, fingerprint, load_images, read_labels, split_by_content
+    from stepwise.data.folders import fingerprint, load_images, read_labels, split_by_content
     from stepwise.foundation import devices, seeds
     from stepwise.foundation.images import fit_square, to_tensor
     from stepwise.foundation.runs import RunFolder
     from stepwise.losses import perceptual
-    from stepwise.losses.equivariance import turn_and_shrink
     from stepwise.losses.vae import vae_loss
     from stepwise.models import autoencoder, presets
     from stepwise.training import compilation, distributed
@@ -153,8 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     print(devices.summary(device))
     state = find_state(args, folder, "3A", FIXED_FLAGS, world)
 
-    images = load_images(paths, 2 * args.image_size, args.num_workers, cli.stop_signal.check)
-    digests = content_digests(images)
+    images, digests = load_images(paths, 2 * args.image_size, args.num_workers, cli.stop_signal.check)
     sha256 = fingerprint(paths, labels, digests)
     require_same_images(state, sha256)
     train_index, val_index = split_by_content(paths, labels, digests, args.val_split, args.seed)
@@ -184,11 +175,11 @@ def main(argv: list[str] | None = None) -> int:
         remarks.append(line)
         print(line)
     augment = Augment(args.augment, args.image_size, args.seed, "vae-augment")
-    dataset = AugmentedImages([images[i] for i in train_index], augment)
+    dataset = AugmentedImages(images, train_index, augment)
     order = Order(len(dataset), args.batch_size, args.seed)
     rows = world.rows(order.size)
-    steps = (args.epochs or NO_LIMIT) * order.per_epoch
-    compiled = compilation.choose(args.compile, state, device, steps, args.max_minutes)
+    epochs = args.epochs or NO_LIMIT
+    compiled = compilation.choose(args.compile, state, device, epochs * order.per_epoch, args.max_minutes)
     args.compile = "on" if compiled else "off"
     seeds.seed_weights(args.seed)
     learner = Learner(
@@ -202,11 +193,13 @@ def main(argv: list[str] | None = None) -> int:
         world=world,
     )
 
-    def plain(index: list[int]):
-        return to_tensor(np.stack([fit_square(images[i], args.image_size) for i in index]))
+    def plain(index: list[int], most: int):
+        """At most so many of them, spread evenly."""
+        some = index[:: -(-len(index) // most)]
+        return to_tensor(np.stack([fit_square(images[i], args.image_size) for i in some]))
 
-    some = train_index[:: -(-len(train_index) // MONITORED)]
-    monitor = VAEMonitor(args, folder, learner, plain(some), plain(val_index or train_index), perceptual_net)
+    seen, validated = plain(train_index, MONITORED), plain(val_index or train_index, VALIDATED)
+    monitor = VAEMonitor(args, folder, learner, seen, validated, perceptual_net)
 
     def step(batch, clock: Clock) -> dict:
         x = to_device(batch, device)
@@ -215,13 +208,8 @@ def main(argv: list[str] | None = None) -> int:
         kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / (args.epochs or EPOCHS))
         shape = learner.net.latent_shape(args.image_size)
         eps = seeds.noise_like((order.size, *shape), args.seed, "posterior", clock.step)[rows].to(x.device)
-        change = None
-        if args.equivariance:
-            chance = seeds.numpy_rng(args.seed, "equivariance", clock.step)
-            change = turn_and_shrink(chance, shape[-1]) if chance.random() < args.equivariance else None
         with device.autocast():
-            x_hat, mu, logvar = learner.train_net(x, eps, change)
-        x = x if change is None else change(x)
+            x_hat, mu, logvar = learner.train_net(x, eps)
         losses = vae_loss(x_hat, x, mu, logvar, kl_weight, args.kl_target, world.mean)
         if perceptual_net is not None:
             with device.autocast():
@@ -233,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     folder.write_args(args, remarks)
     plan = Plan(
         script="3A",
-        epochs=args.epochs or NO_LIMIT,
+        epochs=epochs,
         batches_per_epoch=order.per_epoch,
         batches=lambda epoch, batch: loader(
             dataset, order, epoch, batch, args.num_workers, device.type == "cuda", rows

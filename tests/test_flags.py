@@ -190,7 +190,6 @@ def test_generation_seed_is_drawn_anew() -> None:
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
-        ("3A", ["--latent-dim", "64", "--equivariance", "0.5"]),
         ("3C", ["--guidance-interval", "5", "0.3"]),
         ("3A", ["--latent", "grid", "--latent-dim", "64"]),
         ("3A", ["--latent-dim", "64", "--downsample", "8"]),

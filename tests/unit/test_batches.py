@@ -6,6 +6,8 @@ import torch
 
 from stepwise.data.augment import Augment
 from stepwise.data.batches import AugmentedImages, Order, loader
+from stepwise.data.folders import ImageFiles
+from stepwise.foundation.errors import UserError
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (13, 4), (7, 7), (9, 5)])
@@ -50,7 +52,7 @@ def test_positions_go_on_from_the_middle():
 def dataset():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (12 + i, 15, 3), dtype=np.uint8) for i in range(7)]
-    return AugmentedImages(images, Augment("balanced", 8, 0, "train"))
+    return AugmentedImages(images, list(range(7)), Augment("balanced", 8, 0, "train"))
 
 
 def take(epoch, batch, count, workers=0):
@@ -84,3 +86,20 @@ def test_the_middle_of_a_run_gives_the_same_batches(workers):
     whole = take(0, 0, 7)
     assert same(take(1, 1, 4, workers), whole[3:])
     assert not same(whole[:2], whole[2:4])  # another epoch, other batches
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_is_gone_is_named_without_a_traceback(tmp_path, workers):
+    images = ImageFiles([tmp_path / "gone.png"], 8)
+    batches = loader(AugmentedImages(images, [0], Augment("none", 8, 0, "train")), Order(1, 1, 0), 0, 0, workers, False)
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    message = str(caught.value)
+    assert message.startswith(f"Cannot use the image {tmp_path / 'gone.png'}") and "Traceback" not in message
+    assert len(message.splitlines()) == 2
+
+
+def test_only_the_chosen_images_are_taken():
+    images = [np.full((8, 8, 3), value, dtype=np.uint8) for value in range(5)]
+    chosen = AugmentedImages(images, [4, 2], Augment("none", 8, 0, "train"))
+    assert len(chosen) == 2 and [int(chosen[0, place].max()) for place in (0, 1)] == [4, 2]

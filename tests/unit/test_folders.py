@@ -74,11 +74,24 @@ def test_load_images_limits_the_shorter_side(tmp_path):
     Image.new("RGB", (120, 80), "teal").save(tmp_path / "large.png")
     Image.new("RGB", (12, 8), "teal").save(tmp_path / "small.png")
     paths = [tmp_path / "large.png", tmp_path / "small.png"]
-    assert [image.shape for image in folders.load_images(paths, 32)] == [(32, 48, 3), (8, 12, 3)]
-    assert [image.shape for image in folders.load_images(paths, None)] == [(80, 120, 3), (8, 12, 3)]
-    assert all(image.dtype == np.uint8 and image.flags.writeable for image in folders.load_images(paths, 32))
+    small, _ = folders.load_images(paths, 32)
+    assert [image.shape for image in small] == [(32, 48, 3), (8, 12, 3)]
+    assert [image.shape for image in folders.load_images(paths, None)[0]] == [(80, 120, 3), (8, 12, 3)]
+    assert all(image.dtype == np.uint8 and image.flags.writeable for image in small)
     (tmp_path / "bad.png").touch()
     fails(lambda: folders.load_images([tmp_path / "bad.png"], 32), "bad.png", "zero bytes")
+
+
+def test_images_without_room_stay_files_and_are_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8)).save(path)
+    held, digests = folders.load_images(paths, 8, room=3 * 8 * 8 * 3)
+    assert isinstance(held, list) and digests == list(map(folders.content_digest, held))
+    files, same_digests = folders.load_images(paths, 8, num_workers=2, room=3 * 8 * 8 * 3 - 1)
+    assert isinstance(files, folders.ImageFiles) and same_digests == digests and len(files) == 3
+    assert all(np.array_equal(a, b) for a, b in zip(files, held, strict=True))
 
 
 def names(tmp_path, count, classes=("a", "b")):

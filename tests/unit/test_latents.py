@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from stepwise.data.augment import PARAMETERS, Augment
-from stepwise.data.folders import content_digests
+from stepwise.data.folders import content_digest
 from stepwise.data.latents import Latents, LatentStatistics, encode_files
 from stepwise.foundation.errors import Interrupted, UserError
 from stepwise.foundation.images import fit_square, to_tensor
@@ -138,7 +138,7 @@ def encode(files, augment, variants=1, batch_size=2, num_workers=0, check=lambda
     cpu = torch.device("cpu")
     options = {"batch_size": batch_size, "num_workers": num_workers, "device": cpu, "check": check}
     batches = list(encode_files(first_pixels, files, 32, augment, variants, **options))
-    assert [digest for batch in batches for digest in batch.digests] == content_digests(pictures())
+    assert [digest for batch in batches for digest in batch.digests] == list(map(content_digest, pictures()))
     posterior, told = (torch.from_numpy(np.concatenate([batch[i] for batch in batches])) for i in (0, 1))
     return Latents(posterior, told, np.arange(5), cpu)
 

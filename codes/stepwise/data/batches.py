@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from stepwise.data.augment import Augment
+from stepwise.foundation.errors import UserError
 from stepwise.foundation.seeds import numpy_rng
 
 
@@ -56,17 +57,22 @@ def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class AugmentedImages(Dataset):
-    """Decoded images and their augmentation; an item is named by (epoch, index)."""
+    """The `chosen` of the images and their augmentation; an item is named by (epoch, place in `chosen`)."""
 
-    def __init__(self, images: list[np.ndarray], augment: Augment):
-        self.images, self.augment = images, augment
+    def __init__(self, images: Sequence[np.ndarray], chosen: list[int], augment: Augment):
+        self.images, self.chosen, self.augment = images, chosen, augment
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.chosen)
 
-    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
+    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor | UserError:
+        """uint8 [3, S, S], or the error of a file that cannot be read any more."""
         epoch, index = key
-        square = self.augment(self.images[index], epoch, index)
+        try:
+            image = self.images[self.chosen[index]]
+        except UserError as error:
+            return error
+        square = self.augment(image, epoch, index)
         return torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
 
 
@@ -75,16 +81,26 @@ def loader(
 ) -> Generator:
     """The `rows` of uint8 batches [B, 3, S, S] from (epoch, batch) on; the number of workers changes nothing in them.
 
-    Close the generator when done: the workers end with it.
+    Close the generator when done: the workers end with it. Raises the dataset's UserError.
     """
     keys = ([(e, int(i)) for i in order.batch(e, b)[rows]] for e, b in order.positions(epoch, batch))
-    yield from DataLoader(
+    batches = DataLoader(
         dataset,
         batch_sampler=keys,
         num_workers=useful_workers(num_workers),
         pin_memory=pin,
         worker_init_fn=ignore_stop_signals,
+        collate_fn=_stacked,
     )
+    for found in batches:
+        if isinstance(found, UserError):
+            raise found
+        yield found
+
+
+def _stacked(items: list[torch.Tensor | UserError]) -> torch.Tensor | UserError:
+    """A batch of the images, or the first error: raised in a worker it would come with a traceback."""
+    return next((item for item in items if isinstance(item, UserError)), None) or torch.stack(items)
 
 
 def useful_workers(wanted: int) -> int:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CAPTIONS = "captions.json"
 CAPTION_START = "a photo of a "
 CLASS_NUMBER = re.compile(r"([0-9]{4})_.+", re.DOTALL)
 FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
+ROOM = 2 * 2**30  # bytes of decoded images that load_images keeps
 REMEDY = "Check the path and --base-dir. 1A draws sample images, 2A prepares your own."
 
 
@@ -122,16 +124,44 @@ def no_images(folder: Path) -> UserError:
     return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{REMEDY}")
 
 
-def load_images(
-    paths: list[Path], size_limit: int | None = None, num_workers: int = 0, check: Callable[[], None] = lambda: None
-) -> list[np.ndarray]:
-    """Each file as uint8 [H, W, 3], its shorter side reduced to at most `size_limit`.
+@dataclass(frozen=True)
+class ImageFiles(Sequence):
+    """Images that are decoded whenever they are asked for: item i as `load_image` gives it."""
 
-    `num_workers` threads decode (Pillow and OpenCV release the interpreter's lock). `check` is called
-    after each image and may raise to stop. Raises UserError that names the first file which cannot
-    be decoded.
+    paths: list[Path]
+    size_limit: int | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return load_image(self.paths[number], self.size_limit)
+
+
+def load_images(
+    paths: list[Path],
+    size_limit: int | None = None,
+    num_workers: int = 0,
+    check: Callable[[], None] = lambda: None,
+    room: int = ROOM,
+) -> tuple[Sequence[np.ndarray], list[str]]:
+    """Each file as uint8 [H, W, 3], its shorter side reduced to at most `size_limit`, and the digests of their pixels.
+
+    All are read here once. Up to `room` bytes of pixels stay in memory; of more, none do, and an image
+    is decoded when it is used. `num_workers` threads decode (Pillow and OpenCV release the interpreter's
+    lock). `check` is called after each image and may raise to stop. Raises UserError that names the
+    first file which cannot be decoded.
     """
-    return list(in_threads(lambda path: load_image(path, size_limit), paths, num_workers, check, "loading images"))
+    held: list[np.ndarray] = []
+    digests: list[str] = []
+    for image in in_threads(lambda path: load_image(path, size_limit), paths, num_workers, check, "loading images"):
+        digests.append(content_digest(image))
+        room -= image.nbytes
+        if room >= 0:
+            held.append(image)
+        else:
+            held.clear()
+    return held if room >= 0 else ImageFiles(paths, size_limit), digests
 
 
 def in_threads(
@@ -189,9 +219,9 @@ def split(paths: list[Path], labels: list[str], fraction: float, seed: int) -> t
     return train, sorted(held)
 
 
-def content_digests(images: list[np.ndarray]) -> list[str]:
-    """SHA-256 of the pixels of each image, uint8 [H, W, 3]."""
-    return [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest() for image in images]
+def content_digest(image: np.ndarray) -> str:
+    """SHA-256 of the pixels of an image, uint8 [H, W, 3]."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def split_by_content(

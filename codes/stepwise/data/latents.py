@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from stepwise.data.augment import Augment
 from stepwise.data.batches import ignore_stop_signals, useful_workers
-from stepwise.data.folders import content_digests, load_image
+from stepwise.data.folders import content_digest, load_image
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.seeds import noise_like, numpy_rng
 
@@ -114,7 +114,7 @@ class _Variants(Dataset):
             return error
         squares = np.stack([self.augment(image, variant, number) for variant in range(self.variants)])
         told = np.stack([self.augment.parameters(variant, number) for variant in range(self.variants)])
-        return np.ascontiguousarray(squares.transpose(0, 3, 1, 2)), told, content_digests([image])[0]
+        return np.ascontiguousarray(squares.transpose(0, 3, 1, 2)), told, content_digest(image)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ Welling 2014): the same convolutions with linear layers in the middle.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -136,13 +135,10 @@ class GridAutoencoder(nn.Module):
         """z: [B, C, S/f, S/f] -> x: [B, 3, S, S]."""
         return self.decoder(self.post_quant_conv(z))
 
-    def forward(
-        self, x: Tensor, eps: Tensor, change: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct x through a posterior sample mu + sigma * eps, or that sample `change`d: (x_hat, mu, logvar)."""
+    def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruct x through the posterior sample mu + sigma * eps: (x_hat, mu, logvar)."""
         mu, logvar = self.encode(x)
-        z = reparameterize(mu, logvar, eps)
-        return self.decode(z if change is None else change(z)), mu, logvar
+        return self.decode(reparameterize(mu, logvar, eps)), mu, logvar
 
 
 class VectorAutoencoder(nn.Module):
