@@ -49,6 +49,8 @@ def main() -> None:
             print(f"\n=== {part}: {speed_report.TITLES[part]}", flush=True)
             if part in "abc":
                 measure_cases(part, settings, args, store, about)
+            elif part == "d":
+                measure_epochs(runs, args, store, about)
             else:
                 keep(args.output, store, part, {**about, "found": measured(part, runs, args)})
     if args.output.exists():
@@ -58,7 +60,7 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=parts, default=PARTS, metavar="a,b,...", help="the parts to measure")
-    parser.add_argument("--cases", default="", metavar="TEXT", help="of a to c only cases whose name holds this")
+    parser.add_argument("--cases", default="", metavar="TEXT", help="of a to d only cases whose name holds this")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contender")
     parser.add_argument("--quick", action="store_true", help="tiny networks, one repeat: whether it works at all")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"])
@@ -91,12 +93,8 @@ def parts(text: str) -> str:
 def measure_cases(part: str, settings: Settings, args: argparse.Namespace, store: Path, about: dict) -> None:
     """Part a, b or c, kept case by case. With --cases the others stay, if they are of the same machine."""
     every = cases(part, settings.device, settings.quick)
-    before = read(store).get(settings.device, {}).get(part, {})
-    found: dict[str, Any] = {}
-    if args.cases and before.get("machine") == about["machine"]:
-        found = {case["name"]: case for case in before["found"]}
-        if about["command"] not in before["command"]:
-            about = {**about, "command": f"{before['command']}; {about['command']}"}
+    about, before = resumed(about, read(store).get(settings.device, {}).get(part), args.cases)
+    found = {case["name"]: case for case in before}
     for case in every:
         if args.cases in case.name:
             found[case.name] = measure_case(case, settings)
@@ -106,13 +104,33 @@ def measure_cases(part: str, settings: Settings, args: argparse.Namespace, store
         print(f"No case of part {part} holds '{args.cases}'. There are: {'; '.join(case.name for case in every)}")
 
 
+def measure_epochs(runs: speed_runs.Runs, args: argparse.Namespace, store: Path, about: dict) -> None:
+    """Part d, kept script by script."""
+    about, before = resumed(about, read(store).get(runs.settings.device, {}).get("d"), args.cases)
+    scripts = [script for script in speed_runs.EPOCHS if args.cases in script]
+    if not scripts:
+        print(f"No case of part d holds '{args.cases}'. There are: {'; '.join(speed_runs.EPOCHS)}")
+        return
+    found = [row for row in before if row["script"] not in scripts] + speed_runs.epochs(runs, scripts)
+    keep(args.output, store, "d", {**about, "found": found})
+
+
+def resumed(about: dict, before: dict | None, cases: str) -> tuple[dict, list[dict]]:
+    """With --cases: what stays of an earlier run on the same machine, and both commands."""
+    if not cases or before is None or before["machine"] != about["machine"]:
+        return about, []
+    if about["command"] not in before["command"]:
+        about = {**about, "command": f"{before['command']}; {about['command']}"}
+    return about, before["found"]
+
+
 def measured(part: str, runs: speed_runs.Runs, args: argparse.Namespace) -> Any:
-    """What one of the parts d to h finds."""
+    """What one of the parts e to h finds."""
     if part == "f":
         return speed_runs.memory_growth(runs, args.steps)
     if part == "g":
         return speed_runs.many_images(runs, args.images)
-    return {"d": speed_runs.epochs, "e": speed_runs.preparation, "h": speed_runs.start_up}[part](runs)
+    return {"e": speed_runs.preparation, "h": speed_runs.start_up}[part](runs)
 
 
 def keep(output: Path, store: Path, part: str, measured: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 REFERENCE = "diffusers"
+FLAT = "3B, --latent vector, 128 px"  # the coursework's latent and size, the second kind of epochs in part d
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -109,9 +110,16 @@ def resident_peak(anew: bool = False) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def processor() -> str:
+    """The model of the CPU, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    return model or platform.processor() or platform.machine()
+
+
 def machine(wanted: str) -> dict[str, Any]:
     """What the figures depend on: processor, GPU, threads, precision, versions."""
-    import platform
     from importlib import metadata
 
     import torch
@@ -119,9 +127,6 @@ def machine(wanted: str) -> dict[str, Any]:
     from stepwise.foundation import devices
 
     device = devices.choose(wanted)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
     packages = ("torch", "diffusers", "torchvision", "numpy", "pillow", "opencv-python-headless", "albumentations")
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -131,7 +136,7 @@ def machine(wanted: str) -> dict[str, Any]:
             continue
     return {
         "device": device.type,
-        "cpu": model or platform.processor() or platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if device.type == "cuda" else "none",

@@ -1,9 +1,10 @@
 """What benchmarks/speed.py compares epochs and preparation with: the loops of coursework code.
 
-    python speed_plain.py '{"task": "3A" | "3B" | "2A" | "images", ...}'
+    python speed_plain.py '{"task": "3A" | "3B" | "3B flat" | "2A" | "images", ...}'
 
 Float32, torchvision's transforms, two loader processes that decode the files with Pillow in every epoch; for 3B
-each batch goes through the frozen autoencoder before it is trained on. Networks are those of diffusers.
+each batch goes through the frozen autoencoder before it is trained on. Networks are those of diffusers; for flat
+latents, which it has none for, those of the package.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ WORKERS = 2
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
-    tasks = {"2A": prepare, "images": draw_images, "3A": train, "3B": train}
+    tasks = {"2A": prepare, "images": draw_images, "3A": train, "3B": train, "3B flat": train}
     record = tasks[spec["task"]](spec)
     Path(spec["record"]).write_text(json.dumps(record))
 
@@ -64,9 +65,9 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
 
     case = Case(**spec["case"])
     device = torch.device(spec["device"])
-    data = FileImages(image_files(spec["folder"]), transforms(spec["task"], case.image_size))
+    step, size = {"3A": vae_step, "3B": unet_step, "3B flat": flat_step}[spec["task"]](case, device, spec)
+    data = FileImages(image_files(spec["folder"]), transforms(spec["task"], size))
     loader = DataLoader(data, case.batch, shuffle=True, num_workers=0 if spec["quick"] else WORKERS)
-    step = {"3A": vae_step, "3B": unet_step}[spec["task"]](case, device, spec["nets"])
     record: dict[str, Any] = {"epochs": [], "images": len(data)}
     for _ in range(spec["epochs"]):
         for x, label in loader:
@@ -97,7 +98,7 @@ def transforms(task: str, size: int) -> Callable:
     from torchvision import transforms as T
 
     end = [T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)]
-    if task == "3B":
+    if task != "3A":
         return T.Compose([T.RandomResizedCrop(size, scale=(0.8, 1.0), ratio=(0.95, 1.05)), *end])
     start = [T.RandomApply([T.RandomRotation(7)], 0.4), T.RandomPerspective(0.1, 0.3)]
     crop = T.RandomResizedCrop(size, scale=(0.6, 1.0), ratio=(0.9, 1.1))
@@ -105,7 +106,8 @@ def transforms(task: str, size: int) -> Callable:
     return T.Compose([*start, crop, colour, *end])
 
 
-def vae_step(case: Any, device: Any, nets: str) -> Callable:
+def vae_step(case: Any, device: Any, spec: dict[str, Any]) -> tuple[Callable, int]:
+    """The step, and the side of its images."""
     from diffusers import AutoencoderKL
     from speed_data import KL_TARGET, PERCEPTUAL_WEIGHT
     from speed_theirs import Reconstruction
@@ -113,7 +115,7 @@ def vae_step(case: Any, device: Any, nets: str) -> Callable:
     from stepwise.losses.perceptual import LaplacianPyramid
     from stepwise.losses.vae import vae_loss
 
-    vae = AutoencoderKL.from_pretrained(nets, subfolder="vae").to(device).train()
+    vae = AutoencoderKL.from_pretrained(spec["nets"], subfolder="vae").to(device).train()
     reconstruct, perceptual_net, update = Reconstruction(vae), LaplacianPyramid().to(device), updater(vae, 1e-3)
 
     def step(x: Any, label: Any) -> Any:
@@ -121,17 +123,17 @@ def vae_step(case: Any, device: Any, nets: str) -> Callable:
         loss = vae_loss(x_hat, x, mu, logvar, 1.0, KL_TARGET)["loss"]
         return update(loss + PERCEPTUAL_WEIGHT * perceptual_net(x_hat, x))
 
-    return step
+    return step, case.image_size
 
 
-def unet_step(case: Any, device: Any, nets: str) -> Callable:
+def unet_step(case: Any, device: Any, spec: dict[str, Any]) -> tuple[Callable, int]:
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
     from speed_theirs import v_loss
 
-    vae = AutoencoderKL.from_pretrained(nets, subfolder="vae").to(device).requires_grad_(False)
-    unet = UNet2DModel.from_pretrained(nets, subfolder="unet", dropout=case.dropout).to(device).train()
-    scheduler = DDPMScheduler.from_pretrained(nets, subfolder="scheduler")
+    vae = AutoencoderKL.from_pretrained(spec["nets"], subfolder="vae").to(device).requires_grad_(False)
+    unet = UNet2DModel.from_pretrained(spec["nets"], subfolder="unet", dropout=case.dropout).to(device).train()
+    scheduler = DDPMScheduler.from_pretrained(spec["nets"], subfolder="scheduler")
     update = updater(unet, 5e-4)
 
     def step(x: Any, label: Any) -> Any:
@@ -140,7 +142,34 @@ def unet_step(case: Any, device: Any, nets: str) -> Callable:
         hidden = torch.rand(len(x0), device=device) < 0.1
         return update(v_loss(unet, scheduler, x0, (label % case.classes).masked_fill(hidden, case.classes)))
 
-    return step
+    return step, case.image_size
+
+
+def flat_step(case: Any, device: Any, spec: dict[str, Any]) -> tuple[Callable, int]:
+    import torch
+
+    from stepwise.diffusion import schedule as schedules
+    from stepwise.diffusion.objective import denoising_loss
+    from stepwise.foundation import devices
+    from stepwise.models import denoiser, presets
+    from stepwise.training.pretrained import load_vae
+
+    vae = load_vae(Path(spec["vae"]), devices.choose(spec["device"], mixed_precision=False))
+    width = 32 if spec["quick"] else 512
+    net = denoiser.build(presets.vector_net(vae.config["latent_dim"], width, case.dropout, case.classes)).to(device)
+    schedule = schedules.build("linear", 1000)
+    update = updater(net.train(), 1e-4)
+
+    def step(x: Any, label: Any) -> Any:
+        mu, logvar = vae.encode(x)
+        x0 = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+        hidden = torch.rand(len(x0), device=device) < 0.1
+        label = (label % case.classes).masked_fill(hidden, case.classes)
+        t = torch.randint(1000, (len(x0),), device=device)
+        noise = torch.randn_like(x0)
+        return update(denoising_loss(net, schedule, x0, noise, t, label, prediction="v", min_snr_gamma=5.0).mean())
+
+    return step, vae.image_size
 
 
 def updater(net: Any, lr: float) -> Callable:

@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speed_cases import Case, as_spec, cases
+from speed_cases import FLAT, Case, as_spec, cases
 from speed_turns import HERE, Settings, once
 
 CODES = HERE.parent / "codes"
 SCRIPTS = {path.name[:2]: path for path in sorted(CODES.glob("[0-9][A-Z]-*.py"))}
+EPOCHS = ("3A", "3B", FLAT)
 FURTHER_EPOCHS = 10  # 3A and 3B draw samples and keep a checkpoint every ten: one of each is among them
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 TINY = ("--batch-size", 4, "--num-workers", 0)
 TINY_FLAGS = {
-    "3A": ("--image-size", 32, "--base-channels", 8, "--latent-channels", 4, *TINY),
-    "3B": ("--base-channels", 32, "--layers", 1, "--augment-variants", 2, *TINY),
+    "3A": ("--image-size", 32, "--base-channels", 8, *TINY),
+    "3B": ("--base-channels", 32, "--augment-variants", 2, *TINY),
 }
 
 
@@ -32,7 +33,7 @@ class Runs:
     settings: Settings
     data: Path | None
     count: int = field(default=0, init=False)
-    vae: Path | None = field(default=None, init=False)
+    vaes: dict[str, Path] = field(default_factory=dict, init=False)
 
     def folder(self, name: str) -> Path:
         self.count += 1
@@ -82,11 +83,18 @@ class Runs:
         size = () if self.settings.quick else ("--image-size", 64)
         return self.probed("3A", "--data-dir", self.prepared(), *size, *flags, **notes)
 
-    def train_denoiser(self, *flags: object, images: Path | None = None, **notes: int) -> dict[str, Any]:
-        """3B on an autoencoder that one epoch of 3A has made."""
-        if self.vae is None:
-            self.vae = self.train_vae("--epochs", 1)["output"] / "best_model.pt"
-        where = ("--vae-checkpoint", self.vae, "--image-dir", images or self.prepared(), "--class-conditional")
+    def vae(self, latent: str) -> Path:
+        """A checkpoint that one epoch of 3A has made: of 64 px for a grid latent, of 128 px for a vector."""
+        if latent not in self.vaes:
+            flags = ("--data-dir", self.prepared(), "--latent", latent, "--epochs", 1)
+            found = self.train_vae("--epochs", 1) if latent == "grid" else self.probed("3A", *flags)
+            self.vaes[latent] = found["output"] / "best_model.pt"
+        return self.vaes[latent]
+
+    def train_denoiser(
+        self, *flags: object, images: Path | None = None, latent: str = "grid", **notes: int
+    ) -> dict[str, Any]:
+        where = ("--vae-checkpoint", self.vae(latent), "--image-dir", images or self.prepared(), "--class-conditional")
         return self.probed("3B", *where, *flags, **notes)
 
 
@@ -101,8 +109,8 @@ def _run(command: list[object], settings: Settings) -> float:
     return seconds
 
 
-def epochs(runs: Runs) -> list[dict[str, Any]]:
-    """Part d: epochs of 3A and 3B from files, beside a plain loop."""
+def epochs(runs: Runs, scripts: list[str]) -> list[dict[str, Any]]:
+    """Part d: epochs of these of EPOCHS from files, beside a plain loop."""
     settings = runs.settings
     case = cases("c", "cpu", True)[0] if settings.quick else Case("sampling", "epochs")
     nets = runs.folder("nets")
@@ -114,9 +122,9 @@ def epochs(runs: Runs) -> list[dict[str, Any]]:
         images = [steps * case.batch for steps in record["steps"]]
         note(script, name, record["epochs"], images)
 
-    def plain(script: str) -> None:
-        loop = {"device": settings.device, "epochs": 1 + min(2, further), "nets": str(nets)}
-        record = runs.plain(task=script, folder=str(runs.prepared()), case=as_spec(case)["case"], **loop)
+    def plain(script: str, task: str, **how: Any) -> None:
+        loop = {"device": settings.device, "epochs": 1 + min(2, further), **how}
+        record = runs.plain(task=task, folder=str(runs.prepared()), case=as_spec(case)["case"], **loop)
         images = [record["images"] * (epoch + 1) for epoch in range(len(record["epochs"]))]
         note(script, "plain loop", record["epochs"], images)
 
@@ -127,11 +135,15 @@ def epochs(runs: Runs) -> list[dict[str, Any]]:
 
     for repeat in range(min(3, settings.repeats)):
         cache = ("--epochs", 1 + further, "--latent-cache", settings.work / f"cache-{repeat}")
-        ours("3A", "stepwise", runs.train_vae("--epochs", 1 + further))
-        plain("3A")
-        ours("3B", "stepwise, cold latent cache", runs.train_denoiser(*cache))
-        ours("3B", "stepwise, warm latent cache", runs.train_denoiser(*cache))
-        plain("3B")
+        if "3A" in scripts:
+            ours("3A", "stepwise", runs.train_vae("--epochs", 1 + further))
+            plain("3A", "3A", nets=str(nets))
+        for script, latent, task in (("3B", "grid", "3B"), (FLAT, "vector", "3B flat")):
+            if script not in scripts:
+                continue
+            ours(script, "stepwise, cold latent cache", runs.train_denoiser(*cache, latent=latent))
+            ours(script, "stepwise, warm latent cache", runs.train_denoiser(*cache, latent=latent))
+            plain(script, task, nets=str(nets), vae=str(runs.vae(latent)))
     return [{"script": script, "contender": name, "repeats": rows} for (script, name), rows in found.items()]
 
 
