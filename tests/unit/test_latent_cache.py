@@ -49,6 +49,15 @@ def test_latents_made_otherwise_are_not_taken(written, key):
     assert len(LatentCache(written.parent, KEY).open()[2]) == 5, "each has a folder of its own"
 
 
+def test_others_can_be_removed(written):
+    for number in range(2):
+        LatentCache(written.parent, {"vae": number}).write(batches(), 5)
+    (written.parent / "mine").mkdir()
+    LatentCache(written.parent, KEY).remove_others()
+    assert {path.name for path in written.parent.iterdir()} == {written.name, "mine"}
+    assert LatentCache(written.parent, KEY).open() is not None
+
+
 @pytest.mark.parametrize("name", ["latents.npy", "told.npy", "cache.json"])
 def test_a_damaged_or_missing_file_is_not_taken(written, name, capsys):
     content = bytearray((written / name).read_bytes())

@@ -66,6 +66,12 @@ class LatentCache:
             raise UserError(f"The latents in {self.folder} cannot be read: {error.strerror}.\n{ELSEWHERE}")
         return posterior, told, description["digests"]
 
+    def remove_others(self) -> None:
+        """Delete the latents beside these: made from another autoencoder, other images or with other flags."""
+        for other in self.folder.parent.iterdir():
+            if other != self.folder and (other / _DESCRIPTION).exists():
+                shutil.rmtree(other, ignore_errors=True)
+
     def lock(self, check: Callable[[], None]) -> AbstractContextManager:
         """The lock for writing, taken; `check` is called while another run has it. Raises UserError."""
         lock, waiting = FileLock(self.folder / ".lock"), False

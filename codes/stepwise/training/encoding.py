@@ -98,6 +98,8 @@ def _encoded(
             found = _encode(cache, paths, args, variants, vae)
         else:
             print(f"Latents: from {cache.folder}.")
+        if args.latent_cache is None:  # the run's own folder: no other run wants what lies there
+            cache.remove_others()
     world.wait()
     found = found or cache.open()
     if found is None:
