@@ -109,42 +109,41 @@ def _run(command: list[object], settings: Settings) -> float:
     return seconds
 
 
-def epochs(runs: Runs, scripts: list[str]) -> list[dict[str, Any]]:
-    """Part d: epochs of these of EPOCHS from files, beside a plain loop."""
+def epochs(runs: Runs, script: str) -> list[dict[str, Any]]:
+    """Part d: epochs of one of EPOCHS from files, beside a plain loop."""
     settings = runs.settings
     case = cases("c", "cpu", True)[0] if settings.quick else Case("sampling", "epochs")
     nets = runs.folder("nets")
     once(settings, task="facts", folder=str(nets), **as_spec(case))
     further = 1 if settings.quick else FURTHER_EPOCHS
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
 
-    def ours(script: str, name: str, record: dict[str, Any]) -> None:
+    def ours(name: str, record: dict[str, Any]) -> None:
         images = [steps * case.batch for steps in record["steps"]]
-        note(script, name, record["epochs"], images)
+        note(name, record["epochs"], images)
 
-    def plain(script: str, task: str, **how: Any) -> None:
+    def plain(task: str, **how: Any) -> None:
         loop = {"device": settings.device, "epochs": 1 + min(2, further), **how}
         record = runs.plain(task=task, folder=str(runs.prepared()), case=as_spec(case)["case"], **loop)
         images = [record["images"] * (epoch + 1) for epoch in range(len(record["epochs"]))]
-        note(script, "plain loop", record["epochs"], images)
+        note("plain loop", record["epochs"], images)
 
-    def note(script: str, name: str, ends: list[float], images: list[int]) -> None:
+    def note(name: str, ends: list[float], images: list[int]) -> None:
         first, later = images[0] / ends[0], (images[-1] - images[0]) / (ends[-1] - ends[0])
         print(f"{script} {name}: {first:.3g} images/s in the first epoch, {later:.3g} after it", flush=True)
-        found.setdefault((script, name), []).append({"first": first, "later": later})
+        found.setdefault(name, []).append({"first": first, "later": later})
 
-    for repeat in range(min(3, settings.repeats)):
-        cache = ("--epochs", 1 + further, "--latent-cache", settings.work / f"cache-{repeat}")
-        if "3A" in scripts:
-            ours("3A", "stepwise", runs.train_vae("--epochs", 1 + further))
-            plain("3A", "3A", nets=str(nets))
-        for script, latent, task in (("3B", "grid", "3B"), (FLAT, "vector", "3B flat")):
-            if script not in scripts:
-                continue
-            ours(script, "stepwise, cold latent cache", runs.train_denoiser(*cache, latent=latent))
-            ours(script, "stepwise, warm latent cache", runs.train_denoiser(*cache, latent=latent))
-            plain(script, task, nets=str(nets), vae=str(runs.vae(latent)))
-    return [{"script": script, "contender": name, "repeats": rows} for (script, name), rows in found.items()]
+    for _ in range(min(3, settings.repeats)):
+        cache = ("--epochs", 1 + further, "--latent-cache", runs.folder("cache"))
+        if script == "3A":
+            ours("stepwise", runs.train_vae("--epochs", 1 + further))
+            plain("3A", nets=str(nets))
+            continue
+        latent, task = ("vector", "3B flat") if script == FLAT else ("grid", "3B")
+        ours("stepwise, cold latent cache", runs.train_denoiser(*cache, latent=latent))
+        ours("stepwise, warm latent cache", runs.train_denoiser(*cache, latent=latent))
+        plain(task, nets=str(nets), vae=str(runs.vae(latent)))
+    return [{"script": script, "contender": name, "repeats": rows} for name, rows in found.items()]
 
 
 def preparation(runs: Runs) -> list[dict[str, Any]]:

@@ -149,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     sha256 = fingerprint(paths, labels, digests)
     require_same_images(state, sha256)
     train_index, val_index = split_by_content(paths, labels, digests, args.val_split, args.seed)
-    print(f"{len(train_index)} images to train, {len(val_index) or 'the same'} to validate.")
+    few = f", {VALIDATED} of them in each epoch" if len(val_index or train_index) > VALIDATED else ""
+    print(f"{len(train_index)} images to train, {len(val_index) or 'the same'} to validate{few}.")
     unit = "grid cell" if args.latent == "grid" else "image"
     print(f"KL budget: {args.kl_target:g} nats per {unit}; only what is above it costs.")
 
@@ -193,10 +194,14 @@ def main(argv: list[str] | None = None) -> int:
         world=world,
     )
 
+    def square(number: int):
+        cli.stop_signal.check()
+        return fit_square(images[number], args.image_size)
+
     def plain(index: list[int], most: int):
         """At most so many of them, spread evenly."""
-        some = index[:: -(-len(index) // most)]
-        return to_tensor(np.stack([fit_square(images[i], args.image_size) for i in some]))
+        places = np.linspace(0, len(index) - 1, min(len(index), most)).round().astype(int)
+        return to_tensor(np.stack([square(index[place]) for place in places]))
 
     seen, validated = plain(train_index, MONITORED), plain(val_index or train_index, VALIDATED)
     monitor = VAEMonitor(args, folder, learner, seen, validated, perceptual_net)

@@ -105,7 +105,7 @@ def wait_for(what: Callable[[], object], seconds: float = 90.0, job: subprocess.
     """Until `what` is true, while `job` runs; fails the test if the job ends or the time is up before that."""
     end = time.monotonic() + seconds
     while not what():
-        assert job is None or job.poll() is None, "ended before its time"
+        assert job is None or job.poll() is None, job.stdout and job.stdout.read()
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
 

@@ -235,6 +235,24 @@ def test_vector_latents_without_classes(server: Server, vector: Path) -> None:
     failed(server.run("3C", *files, "--guidance", 3), "--guidance needs", "--class-conditional")
 
 
+def test_a_loss_that_bounces_ends_a_run_only_once_the_learning_rate_has_come_down(
+    server: Server, vector: Path, images: Path, tmp_path: Path
+) -> None:
+    """So large a rate that the loss bounces from the start, and rules under which no bounce is progress."""
+    files = ("--vae-checkpoint", vector / "vae/best_model.pt", "--image-dir", images)
+    rules = ("--oscillation-window", 4, "--oscillation-threshold", 1e9, "--early-stopping-delta", 1e9)
+    run = (*rules, "--early-stopping-patience", 0, "--no-ema", "--lr", 0.05, "--epochs", 40)
+    epochs = {}
+    for kind in ("none", "plateau", "cosine"):
+        folder = tmp_path / kind
+        done = server.run("3B", *files, *DENOISER_FLAGS, *run, "--lr-scheduler", kind, "--output-dir", folder)
+        assert done.code == 0, done.err
+        epochs[kind] = json.loads((folder / "summary.json").read_text())["epochs"]
+    assert 4 < epochs["none"] < 11  # of a window of 4 and one epoch before it, and some that happen not to bounce
+    assert epochs["plateau"] > 11  # it halves after 10 epochs without a gain
+    assert epochs["cosine"] >= 35  # a tenth of the rate is left at 0.8 of 40 epochs
+
+
 def test_without_classes_there_are_no_captions(server: Server, vector: Path, tmp_path: Path) -> None:
     """A model of two classes, not told which: nothing says what an image shows. Captions of before go."""
     files = ("--vae-checkpoint", vector / "vae/best_model.pt", "--diffusion-checkpoint")

@@ -38,6 +38,21 @@ def test_parts_are_measured_and_words_are_kept(tmp_path: Path) -> None:
     assert found["flops"] > 1e6 and found["difference"] < 1e-4
 
 
+@pytest.mark.slow
+def test_epochs_with_a_flat_latent_beside_a_plain_loop(tmp_path: Path) -> None:
+    output = tmp_path / "speed.md"
+    flags = ("--quick", "--no-compile", "--device", "cpu", "--output", output, "--only", "d")
+    assert "There are: 3A; 3B; 3B, --latent vector" in benchmark(*flags, "--cases", "nothing").stdout
+    done = benchmark(*flags, "--cases", "vector")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(output.with_suffix(".json").read_text())["cpu"]["d"]["found"]
+    assert [row["contender"] for row in found][-1] == "plain loop" and len(found) == 3
+    assert all(repeat["later"] > 0 for row in found for repeat in row["repeats"])
+    bar = next(line for line in output.read_text().splitlines() if "flat latent" in line)
+    ratios = [row["repeats"][0]["later"] / found[-1]["repeats"][0]["later"] for row in found[:2]]
+    assert f"| {max(ratios):.1f} x |" in bar
+
+
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

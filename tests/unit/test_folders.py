@@ -94,6 +94,16 @@ def test_images_without_room_stay_files_and_are_the_same(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(files, held, strict=True))
 
 
+def test_threads_do_not_run_far_ahead():
+    started = []
+    results = folders.in_threads(lambda n: started.append(n) or n, range(500), 2, lambda: None, "")
+    taken = []
+    for result in results:
+        taken.append(result)
+        assert len(started) - len(taken) <= 4
+    assert taken == list(range(500)) and sorted(started) == taken
+
+
 def names(tmp_path, count, classes=("a", "b")):
     return [tmp_path / f"{i:03d}.png" for i in range(count)], [classes[i % len(classes)] for i in range(count)]
 

@@ -52,9 +52,17 @@ def test_settled_is_the_end_of_the_last_wave(kind):
     assert learning_rate(kind, start / 1000, PEAK, 0.0) == pytest.approx(PEAK / 10, rel=0.02)
 
 
-@pytest.mark.parametrize("kind", ["none", "plateau"])
-def test_what_progress_does_not_lower_has_always_settled(kind):
-    assert has_settled(kind, 0.0)
+def test_a_rate_that_never_falls_has_settled():
+    assert has_settled("none", 0.0)
+
+
+def test_plateau_has_settled_when_it_has_come_down():
+    plateau = Plateau(patience=2)
+    for value in (1.0, 1.0, 1.0):
+        plateau.observe(value)
+        assert not plateau.has_settled
+    plateau.observe(1.0)
+    assert plateau.has_settled
 
 
 def test_warm_up_is_linear_and_never_zero():

@@ -53,7 +53,8 @@ def test_a_flat_loss_that_goes_up_and_down_stops():
 def test_going_up_and_down_is_no_reason_before_the_run_has_settled():
     stopper = Stopper(window=10, threshold=0.05)
     assert not any(stopper.observe(value, settled=False) for value in [2.0, 1.5, *wave(40)])
-    assert "oscillation" in stopper.observe(1.0)
+    place, reason = stops_at(stopper, wave(12))
+    assert "oscillation" in reason and place == 9  # ten values of the settled run
     patient = Stopper(patience=3)
     assert any(patient.observe(value, settled=False) for value in [1.0, 2.0, 2.0, 2.0])
 

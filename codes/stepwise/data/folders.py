@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,10 @@ def no_images(folder: Path) -> UserError:
 
 @dataclass(frozen=True)
 class ImageFiles(Sequence):
-    """Images that are decoded whenever they are asked for: item i as `load_image` gives it."""
+    """Images that are decoded whenever they are asked for: item i as `load_image` gives it.
+
+    Raises UserError for a file that was there when the run began and is not any more.
+    """
 
     paths: list[Path]
     size_limit: int | None
@@ -135,7 +138,11 @@ class ImageFiles(Sequence):
         return len(self.paths)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        return load_image(self.paths[number], self.size_limit)
+        try:
+            return load_image(self.paths[number], self.size_limit)
+        except UserError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{reason}\nIt could be read before: restore it and continue with --resume auto.")
 
 
 def load_images(
@@ -147,15 +154,20 @@ def load_images(
 ) -> tuple[Sequence[np.ndarray], list[str]]:
     """Each file as uint8 [H, W, 3], its shorter side reduced to at most `size_limit`, and the digests of their pixels.
 
-    All are read here once. Up to `room` bytes of pixels stay in memory; of more, none do, and an image
+    All are read here, once. Up to `room` bytes of pixels stay in memory; of more, none do, and an image
     is decoded when it is used. `num_workers` threads decode (Pillow and OpenCV release the interpreter's
     lock). `check` is called after each image and may raise to stop. Raises UserError that names the
     first file which cannot be decoded.
     """
+
+    def read(path: Path) -> tuple[np.ndarray, str]:
+        image = load_image(path, size_limit)
+        return image, content_digest(image)
+
     held: list[np.ndarray] = []
     digests: list[str] = []
-    for image in in_threads(lambda path: load_image(path, size_limit), paths, num_workers, check, "loading images"):
-        digests.append(content_digest(image))
+    for image, digest in in_threads(read, paths, num_workers, check, "loading images"):
+        digests.append(digest)
         room -= image.nbytes
         if room >= 0:
             held.append(image)
@@ -167,19 +179,32 @@ def load_images(
 def in_threads(
     task: Callable[[Any], Any], items: Iterable[Any], num_workers: int, check: Callable[[], None], title: str
 ) -> Iterator[Any]:
-    """`task` of each item, in order, with a progress bar; 0 workers: in this thread."""
+    """`task` of each item, in order, with a progress bar; 0 workers: in this thread.
+
+    No more than a few results a worker wait to be taken, however many items there are.
+    """
     from tqdm import tqdm
 
     items = list(items)
     executor = ThreadPoolExecutor(num_workers) if num_workers else None
     try:
-        results = executor.map(task, items) if executor else map(task, items)
+        results = _in_order(executor, task, items, 2 * num_workers) if executor else map(task, items)
         for result in tqdm(results, total=len(items), desc=title, unit="img", leave=False, disable=None):
             check()
             yield result
     finally:
         if executor:
             executor.shutdown(cancel_futures=True)
+
+
+def _in_order(executor: ThreadPoolExecutor, task: Callable[[Any], Any], items: list[Any], ahead: int) -> Iterator[Any]:
+    waiting: deque[Future] = deque()
+    for item in items:
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+        waiting.append(executor.submit(task, item))
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def load_image(path: Path, size_limit: int | None) -> np.ndarray:

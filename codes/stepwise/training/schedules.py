@@ -30,10 +30,13 @@ def learning_rate(kind: str, progress: float, peak: float, lowest: float) -> flo
 
 
 def has_settled(kind: str, progress: float) -> bool:
-    """Whether the learning rate has come down for good, to SETTLED of its peak; `none` and `plateau` always have."""
+    """Whether progress has brought the learning rate down for good, to SETTLED of its peak (or never will: `none`).
+
+    `plateau` is lowered by validation, not by progress: see `Plateau.has_settled`.
+    """
     if kind in ("none", "plateau"):
         return True
-    return progress > 0.5 and learning_rate(kind, progress, 1.0, 0.0) <= SETTLED  # 0.5: in the last wave of all kinds
+    return progress > 0.5 and learning_rate(kind, progress, 1.0, 0.0) <= SETTLED  # past 0.5 all are in the last wave
 
 
 def warm_up(step: int) -> float:
@@ -52,6 +55,11 @@ class Plateau:
     def __init__(self, patience: int = 10, factor: float = 0.5):
         self.patience, self.factor = patience, factor
         self.best, self.waited, self.scale = math.inf, 0, 1.0
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether the rate has been lowered at all: before that, a loss that stands still may only need it."""
+        return self.scale < 1
 
     def observe(self, value: float) -> None:
         if value < self.best:

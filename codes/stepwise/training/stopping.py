@@ -15,9 +15,9 @@ class Stopper:
     patience: epochs without a gain of more than `delta` over the best; 0 turns it off.
     Oscillation: over the last `window` values the loss stays within `threshold`, turns up and down
     (the sign of its change flips in at least half of the places where it can), and its best is no
-    gain of more than `delta` over what was reached before the window; window 0 turns it off. It is
-    no reason to stop before the run has settled: a loss that bounces under a high learning rate
-    falls again when the rate does.
+    gain of more than `delta` over what was reached before the window; window 0 turns it off. Only
+    values since the run has settled make a window: a loss that bounces under a high learning rate
+    falls again when the rate does. Patience counts all epochs: a loss that has turned is overfitting.
     """
 
     patience: int = 0
@@ -27,9 +27,12 @@ class Stopper:
     best: float = math.inf
     waited: int = 0
     values: list[float] = field(default_factory=list)
+    settled_at: int | None = None  # the number of values before the first one of a settled run
 
     def observe(self, value: float, settled: bool = True) -> str | None:
         """Take the next value; the reason to stop, or None. `settled`: the learning rate will not fall much further."""
+        if settled and self.settled_at is None:
+            self.settled_at = len(self.values)
         self.values.append(value)
         if value < self.best - self.delta:
             self.best, self.waited = value, 0
@@ -37,7 +40,7 @@ class Stopper:
             self.waited += 1
         if self.patience and self.waited >= self.patience:
             return f"early stopping: no gain above {self.delta:g} on validation for {self.waited} epochs"
-        if settled and self._oscillates():
+        if self._oscillates():
             return (
                 f"oscillation: over {self.window} epochs the validation loss went up and down "
                 f"within {self.threshold:g} without progress"
@@ -45,7 +48,8 @@ class Stopper:
         return None
 
     def _oscillates(self) -> bool:
-        if self.window < 3 or len(self.values) <= self.window:
+        settled = 0 if self.settled_at is None else len(self.values) - self.settled_at
+        if self.window < 3 or settled < self.window or len(self.values) == self.window:
             return False
         recent, before = self.values[-self.window :], self.values[: -self.window]
         changes = [b - a for a, b in itertools.pairwise(recent)]
@@ -59,11 +63,12 @@ class Stopper:
         return [self.patience, self.delta, self.window, self.threshold]
 
     def state(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited, "values": list(self.values), "rules": self.rules}
+        state = {"best": self.best, "waited": self.waited, "values": list(self.values), "rules": self.rules}
+        return {**state, "settled_at": self.settled_at}
 
     def load(self, state: dict[str, Any]) -> bool:
         """Restore what `state` gave; under other rules the waiting begins anew. Returns whether they are the same."""
         same = state["rules"] == self.rules
-        self.best, self.values = state["best"], list(state["values"])
+        self.best, self.values, self.settled_at = state["best"], list(state["values"]), state.get("settled_at")
         self.waited = state["waited"] if same else 0
         return same
