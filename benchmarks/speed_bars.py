@@ -69,6 +69,8 @@ def _bars(device: str, parts: dict[str, Any]) -> Iterator[Bar]:
         few = [case for case in c if case["name"].startswith("16 ")]
         yield _faster("DDIM sampling of 16 images at least 2 x diffusers", few, 2.0)
     yield _memory(b)
+    yield _growth(parts)
+    yield _many(parts)
     if device == "cuda":
         yield _share([case for case in b if case["name"].startswith(LARGE)])
         yield _two_thousand(parts)
@@ -126,6 +128,33 @@ def _share(cases: list[dict[str, Any]]) -> Bar:
     row = max(rows, key=lambda row: row["median"])
     share = row["median"] * cases[0]["flops"] / cases[0]["peak_flops"]
     return bar, f"{share:.1%} ({row['contender']})", share >= 0.25
+
+
+def grown(samples: list[dict[str, Any]]) -> float:
+    """MiB between the sample a fifth into the run and the last one."""
+    return samples[-1]["resident_mib"] - samples[len(samples) // 5]["resident_mib"]
+
+
+def _growth(parts: dict[str, Any]) -> Bar:
+    bar = "no growth of memory over 10,000 steps of 3B (less than 1 %)"
+    samples = parts["f"]["found"]["samples"] if "f" in parts else []
+    if not samples or samples[-1]["step"] < 10_000:
+        return bar, "", None
+    return bar, f"{grown(samples):+.1f} MiB", grown(samples) < 0.01 * samples[-1]["resident_mib"]
+
+
+def cost(sizes: list[dict[str, Any]]) -> float:
+    """How many times as much as one of the few images one of the many costs, encoded and trained on once."""
+    few, many = (row["encoding_ms"] + row["training_ms"] for row in (sizes[0], sizes[-1]))
+    return many / few
+
+
+def _many(parts: dict[str, Any]) -> Bar:
+    bar = "an image of 100,000 costs at most 1.1 times one of 1,000"
+    sizes = parts["g"]["found"] if "g" in parts else []
+    if not sizes or sizes[-1]["images"] < 100_000:
+        return bar, "", None
+    return bar, f"{cost(sizes):.2f} x", cost(sizes) <= 1.1
 
 
 def _two_thousand(parts: dict[str, Any]) -> Bar:

@@ -149,9 +149,8 @@ def _preparation(found: list[dict[str, Any]]) -> str:
 def _growth(found: dict[str, Any]) -> str:
     samples = found["samples"]
     rows = [[number(s["step"], 9), number(s["resident_mib"], 6), number(s["seconds"])] for s in samples]
-    settled = samples[len(samples) // 5 :]
-    grown = settled[-1]["resident_mib"] - settled[0]["resident_mib"]
-    note = f"From step {settled[0]['step']:,} to step {settled[-1]['step']:,}: {grown:+.1f} MiB.\n"
+    start = samples[len(samples) // 5]["step"]
+    note = f"From step {start:,} to step {samples[-1]['step']:,}: {speed_bars.grown(samples):+.1f} MiB.\n"
     return table(["step", "resident memory, MiB", "seconds since the start"], rows) + "\n" + note
 
 
@@ -160,8 +159,7 @@ def _many(found: list[dict[str, Any]]) -> str:
     rows = [[f"{row['images']:,}", *(number(row[key]) for key in keys)] for row in found]
     header = ["images", "reading and encoding, ms an image", "training, ms an image", "start on the cache, s"]
     few, many = found[0], found[-1]
-    cost = [row["encoding_ms"] + row["training_ms"] for row in (many, few)]
-    note = f"An image of {many['images']:,} costs {cost[0] / cost[1]:.2f} times one of {few['images']:,}.\n"
+    note = f"An image of {many['images']:,} costs {speed_bars.cost(found):.2f} times one of {few['images']:,}.\n"
     return table([*header, "peak resident memory, MiB"], rows) + "\n" + note
 
 

@@ -86,13 +86,13 @@ def epoch(script: str, contender: str, later: float) -> dict:
 def test_bars_and_tables(report, tmp_path: Path) -> None:
     epochs = [epoch("3A", "stepwise", 40.0), epoch("3A", "plain loop", 10.0)]
     epochs += [epoch("3B", "stepwise, warm latent cache", 100.0), epoch("3B", "plain loop", 10.0)]
-    samples = [{"step": n, "seconds": n / 10, "resident_mib": 500 + n / 1000} for n in range(1000, 6000, 1000)]
+    samples = [{"step": n, "seconds": n / 10, "resident_mib": 500 + n / 1000} for n in range(1000, 11000, 1000)]
     sizes = {"encoding_ms": 2.0, "training_ms": 3.0, "warm_first_step": 1.0, "peak_resident_mib": 900.0}
     parts = {
         "a": part([step("small", [20.0, 30.0, 25.0], [10.0, 10.0, 10.0])]),
         "b": part([step("good", [14.0] * 3, [10.0] * 3), step("bad", [12.0] * 3, [10.0] * 3)]),
         "d": part(epochs),
-        "f": part({"steps": 5000, "first_step": 3.0, "samples": samples}),
+        "f": part({"steps": 10_000, "first_step": 3.0, "samples": samples}),
         "g": part([{"images": 1000, **sizes}, {"images": 100_000, **sizes}]),
         "h": part({"3A --help": [0.1, 0.3, 0.2]}),
     }
@@ -108,7 +108,9 @@ def test_bars_and_tables(report, tmp_path: Path) -> None:
     assert "| stepwise | 2.50 (2.00 to 3.00) | 30 | 10 | 2 | 3.0% |" in text
     assert "| diffusers (channels last) | 1.00 (1.00 to 1.00) |" in text and "(contiguous)" not in text
     assert "| stepwise compiled | none |" in text
-    assert "From step 2,000 to step 5,000: +3.0 MiB." in text
+    assert "From step 3,000 to step 10,000: +7.0 MiB." in text
+    assert "| no growth of memory over 10,000 steps of 3B (less than 1 %) | +7.0 MiB | **missed** |" in text
+    assert "| an image of 100,000 costs at most 1.1 times one of 1,000 | 1.00 x | reached |" in text
     assert "An image of 100,000 costs 1.00 times one of 1,000." in text
     assert "| 3A --help | 0.20 |" in text
     assert text.index("## GPU") < text.index("## CPU") < text.index(report.BY_HAND)
