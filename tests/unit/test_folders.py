@@ -70,6 +70,12 @@ def test_labels_from_numbers_subfolders_or_the_folder(tmp_path):
     fails(lambda: folders.read_labels(tmp_path / "flat"), "other.png", "class number")
 
 
+def test_the_folder_above_what_2a_writes_is_not_taken_for_classes(tmp_path):
+    put(tmp_path / "corel_all", "0001_1.png")
+    put(tmp_path / "class_0001", "0001_1.png")
+    fails(lambda: folders.read_labels(tmp_path), "corel_all", "2A writes")
+
+
 def test_load_images_limits_the_shorter_side(tmp_path):
     Image.new("RGB", (120, 80), "teal").save(tmp_path / "large.png")
     Image.new("RGB", (12, 8), "teal").save(tmp_path / "small.png")

@@ -23,6 +23,7 @@ CAPTION_START = "a photo of a "
 CLASS_NUMBER = re.compile(r"([0-9]{4})_.+", re.DOTALL)
 FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
 ROOM = 2 * 2**30  # bytes of decoded images that load_images keeps
+ALL = "corel_all"  # the folder of all classes that 2A writes beside one folder a class
 REMEDY = "Check the path and --base-dir. 1A draws sample images, 2A prepares your own."
 
 
@@ -102,6 +103,11 @@ def _labels_from_subfolders(folder: Path) -> tuple[list[Path], list[str]]:
             labels += [entry.name] * len(inside)
     if not images:
         raise no_images(folder)
+    if ALL in labels and any(label.startswith("class_") for label in labels):
+        raise UserError(
+            f"{folder} is what 2A writes: every image lies both in {ALL} and in the folder of its class.\n"
+            f"Give {folder / ALL} for all classes, or one of the class folders."
+        )
     return images, labels
 
 

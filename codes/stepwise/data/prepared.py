@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from stepwise.data.corel import Picture, in_threads, pixel_digest
-from stepwise.data.folders import CAPTION_START, CAPTIONS
+from stepwise.data.folders import ALL, CAPTION_START, CAPTIONS
 from stepwise.foundation import paths
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, is_image_name, save_png
 from stepwise.foundation.paths import make_folder, write_atomically
 
-ALL = "corel_all"
 HELD_OUT = "corel_heldout"
 _CLASS_FOLDER = re.compile(r"class_[0-9]{4}")
 

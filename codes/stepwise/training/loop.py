@@ -147,13 +147,16 @@ def _finish(run: RunState, plan: Plan) -> None:
 def _bar(plan: Plan, clock: Clock) -> tqdm:
     """Counts steps or, with --max-minutes, seconds: whichever tells when the run will end."""
     interval = bar_interval()
+    shared = {"desc": "training", "mininterval": interval, "disable": not plan.world.is_main}
     if clock.max_seconds:
-        total, unit = round(clock.max_seconds), "s"
-    else:
-        total, unit = plan.epochs * plan.batches_per_epoch, "step"
-    return tqdm(total=total, desc="training", unit=unit, mininterval=interval, disable=not plan.world.is_main)
+        shown = "{l_bar}{bar}| {n_fmt} of {total_fmt} s{postfix}"  # what is left can be read off
+        return tqdm(total=round(clock.max_seconds), initial=_seconds(clock), bar_format=shown, **shared)
+    return tqdm(total=plan.epochs * plan.batches_per_epoch, initial=clock.step, unit="step", **shared)
 
 
 def _advance(bar: tqdm, clock: Clock) -> None:
-    now = min(bar.total, int(clock.seconds)) if clock.max_seconds else clock.step
-    bar.update(now - bar.n)
+    bar.update((_seconds(clock) if clock.max_seconds else clock.step) - bar.n)
+
+
+def _seconds(clock: Clock) -> int:
+    return min(round(clock.max_seconds), int(clock.seconds))
