@@ -111,11 +111,11 @@ def measure_epochs(runs: speed_runs.Runs, args: argparse.Namespace, store: Path,
     if not scripts:
         print(f"No case of part d holds '{args.cases}'. There are: {'; '.join(speed_runs.EPOCHS)}")
         return
-    found = {row["script"]: [other for other in before if other["script"] == row["script"]] for row in before}
+    found = before
     for script in scripts:
-        found[script] = speed_runs.epochs(runs, script)
-        ordered = [row for name in speed_runs.EPOCHS for row in found.get(name, ())]
-        keep(args.output, store, "d", {**about, "found": ordered})
+        found = [row for row in found if row["script"] != script] + speed_runs.epochs(runs, script)
+        found.sort(key=lambda row: speed_runs.EPOCHS.index(row["script"]))
+        keep(args.output, store, "d", {**about, "found": found})
 
 
 def resumed(about: dict, before: dict | None, cases: str) -> tuple[dict, list[dict]]:

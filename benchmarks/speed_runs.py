@@ -113,8 +113,9 @@ def epochs(runs: Runs, script: str) -> list[dict[str, Any]]:
     """Part d: epochs of one of EPOCHS from files, beside a plain loop."""
     settings = runs.settings
     case = cases("c", "cpu", True)[0] if settings.quick else Case("sampling", "epochs")
-    nets = runs.folder("nets")
-    once(settings, task="facts", folder=str(nets), **as_spec(case))
+    networks = {"vae": str(runs.vae("vector"))} if script == FLAT else {"nets": str(runs.folder("nets"))}
+    if "nets" in networks:
+        once(settings, task="facts", folder=networks["nets"], **as_spec(case))
     further = 1 if settings.quick else FURTHER_EPOCHS
     found: dict[str, list[dict[str, Any]]] = {}
 
@@ -122,8 +123,8 @@ def epochs(runs: Runs, script: str) -> list[dict[str, Any]]:
         images = [steps * case.batch for steps in record["steps"]]
         note(name, record["epochs"], images)
 
-    def plain(task: str, **how: Any) -> None:
-        loop = {"device": settings.device, "epochs": 1 + min(2, further), **how}
+    def plain(task: str) -> None:
+        loop = {"device": settings.device, "epochs": 1 + min(2, further), **networks}
         record = runs.plain(task=task, folder=str(runs.prepared()), case=as_spec(case)["case"], **loop)
         images = [record["images"] * (epoch + 1) for epoch in range(len(record["epochs"]))]
         note("plain loop", record["epochs"], images)
@@ -137,12 +138,12 @@ def epochs(runs: Runs, script: str) -> list[dict[str, Any]]:
         cache = ("--epochs", 1 + further, "--latent-cache", runs.folder("cache"))
         if script == "3A":
             ours("stepwise", runs.train_vae("--epochs", 1 + further))
-            plain("3A", nets=str(nets))
+            plain("3A")
             continue
         latent, task = ("vector", "3B flat") if script == FLAT else ("grid", "3B")
         ours("stepwise, cold latent cache", runs.train_denoiser(*cache, latent=latent))
         ours("stepwise, warm latent cache", runs.train_denoiser(*cache, latent=latent))
-        plain(task, nets=str(nets), vae=str(runs.vae(latent)))
+        plain(task)
     return [{"script": script, "contender": name, "repeats": rows} for name, rows in found.items()]
 
 

@@ -234,9 +234,7 @@ def main(argv: list[str] | None = None) -> int:
             args.oscillation_window,
             args.oscillation_threshold,
         ),
-        has_settled=lambda progress: (
-            plateau.has_settled if args.lr_scheduler == "plateau" else has_settled(args.lr_scheduler, progress)
-        ),
+        has_settled=lambda progress: plateau.has_settled or has_settled(args.lr_scheduler, progress),
         world=world,
         on_validation=plateau.observe if args.lr_scheduler == "plateau" else lambda value: None,
         next_command=cli.next_command(

@@ -55,6 +55,10 @@ def test_going_up_and_down_is_no_reason_before_the_run_has_settled():
     assert not any(stopper.observe(value, settled=False) for value in [2.0, 1.5, *wave(40)])
     place, reason = stops_at(stopper, wave(12))
     assert "oscillation" in reason and place == 9  # ten values of the settled run
+    stopper = Stopper(window=10, threshold=0.05)
+    assert not any(stopper.observe(value) for value in [2.0, *wave(9)])
+    assert stopper.observe(0.99, settled=False) is None  # more minutes were given, and the rate is up again
+    assert stops_at(stopper, wave(12))[0] == 9
     patient = Stopper(patience=3)
     assert any(patient.observe(value, settled=False) for value in [1.0, 2.0, 2.0, 2.0])
 

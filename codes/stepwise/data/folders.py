@@ -24,6 +24,7 @@ CLASS_NUMBER = re.compile(r"([0-9]{4})_.+", re.DOTALL)
 FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
 ROOM = 2 * 2**30  # bytes of decoded images that load_images keeps
 ALL = "corel_all"  # the folder of all classes that 2A writes beside one folder a class
+CLASS_PREFIX = "class_"  # of the names of those
 REMEDY = "Check the path and --base-dir. 1A draws sample images, 2A prepares your own."
 
 
@@ -103,7 +104,7 @@ def _labels_from_subfolders(folder: Path) -> tuple[list[Path], list[str]]:
             labels += [entry.name] * len(inside)
     if not images:
         raise no_images(folder)
-    if ALL in labels and any(label.startswith("class_") for label in labels):
+    if ALL in labels and any(label.startswith(CLASS_PREFIX) for label in labels):
         raise UserError(
             f"{folder} is what 2A writes: every image lies both in {ALL} and in the folder of its class.\n"
             f"Give {folder / ALL} for all classes, or one of the class folders."

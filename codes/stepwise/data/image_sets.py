@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stepwise.data.folders import CAPTION_START, list_entries, no_images, read_captions
+from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, no_images, read_captions
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, fit_square, is_image_name
 
 FOLDER_SUFFIX = "_individual"
-CLASS_PREFIX = "class_"
 
 
 @dataclass

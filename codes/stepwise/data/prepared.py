@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from stepwise.data.corel import Picture, in_threads, pixel_digest
-from stepwise.data.folders import ALL, CAPTION_START, CAPTIONS
+from stepwise.data.folders import ALL, CAPTION_START, CAPTIONS, CLASS_PREFIX
 from stepwise.foundation import paths
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, is_image_name, save_png
 from stepwise.foundation.paths import make_folder, write_atomically
 
 HELD_OUT = "corel_heldout"
-_CLASS_FOLDER = re.compile(r"class_[0-9]{4}")
+_CLASS_FOLDER = re.compile(CLASS_PREFIX + "[0-9]{4}")
 
 
 def write_folders(
@@ -41,7 +41,7 @@ def write_folders(
     """
     wanted: dict[str, list[Picture]] = {ALL: []}
     for picture in pictures:
-        folders = (HELD_OUT,) if picture.name in held else (ALL, f"class_{picture.number:04d}")
+        folders = (HELD_OUT,) if picture.name in held else (ALL, f"{CLASS_PREFIX}{picture.number:04d}")
         for folder in folders:
             wanted.setdefault(folder, []).append(picture)
     removed = _remove_unwanted(

@@ -32,9 +32,9 @@ def learning_rate(kind: str, progress: float, peak: float, lowest: float) -> flo
 def has_settled(kind: str, progress: float) -> bool:
     """Whether progress has brought the learning rate down for good, to SETTLED of its peak (or never will: `none`).
 
-    `plateau` is lowered by validation, not by progress: see `Plateau.has_settled`.
+    Never true of `plateau`, which validation lowers, not progress: see `Plateau.has_settled`.
     """
-    if kind in ("none", "plateau"):
+    if kind == "none":
         return True
     return progress > 0.5 and learning_rate(kind, progress, 1.0, 0.0) <= SETTLED  # past 0.5 all are in the last wave
 

@@ -27,12 +27,11 @@ class Stopper:
     best: float = math.inf
     waited: int = 0
     values: list[float] = field(default_factory=list)
-    settled_at: int | None = None  # the number of values before the first one of a settled run
+    settled: int = 0  # values in a row, up to the last one, of a run that had settled
 
     def observe(self, value: float, settled: bool = True) -> str | None:
         """Take the next value; the reason to stop, or None. `settled`: the learning rate will not fall much further."""
-        if settled and self.settled_at is None:
-            self.settled_at = len(self.values)
+        self.settled = self.settled + 1 if settled else 0
         self.values.append(value)
         if value < self.best - self.delta:
             self.best, self.waited = value, 0
@@ -48,8 +47,7 @@ class Stopper:
         return None
 
     def _oscillates(self) -> bool:
-        settled = 0 if self.settled_at is None else len(self.values) - self.settled_at
-        if self.window < 3 or settled < self.window or len(self.values) == self.window:
+        if self.window < 3 or self.settled < self.window or len(self.values) == self.window:
             return False
         recent, before = self.values[-self.window :], self.values[: -self.window]
         changes = [b - a for a, b in itertools.pairwise(recent)]
@@ -64,11 +62,11 @@ class Stopper:
 
     def state(self) -> dict[str, Any]:
         state = {"best": self.best, "waited": self.waited, "values": list(self.values), "rules": self.rules}
-        return {**state, "settled_at": self.settled_at}
+        return {**state, "settled": self.settled}
 
     def load(self, state: dict[str, Any]) -> bool:
         """Restore what `state` gave; under other rules the waiting begins anew. Returns whether they are the same."""
         same = state["rules"] == self.rules
-        self.best, self.values, self.settled_at = state["best"], list(state["values"]), state.get("settled_at")
+        self.best, self.values, self.settled = state["best"], list(state["values"]), state.get("settled", 0)
         self.waited = state["waited"] if same else 0
         return same
