@@ -119,18 +119,22 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
+    from stepwise.data.folders import read_labels
+
+    paths, labels = read_labels(resolve(args.base_dir, args.data_dir))  # a mistyped path is answered at once
+
     import numpy as np
 
     from stepwise.data.augment import Augment
-    from stepwise.data.batches import AugmentedImages, Order, loader
-    from stepwise.data.folders import fingerprint, load_images, read_labels, split_by_content
+    from stepwise.data.batches import AugmentedImages, Order, loader, room_for_images
+    from stepwise.data.folders import fingerprint, load_images, reading_size, split_by_content
     from stepwise.foundation import devices, seeds
     from stepwise.foundation.images import fit_square, to_tensor
     from stepwise.foundation.runs import RunFolder
     from stepwise.losses import perceptual
     from stepwise.losses.vae import vae_loss
     from stepwise.models import autoencoder, presets
-    from stepwise.training import compilation, distributed
+    from stepwise.training import compilation, distributed, provenance
     from stepwise.training.learner import Learner
     from stepwise.training.loop import NO_LIMIT, Clock, Plan, fit
     from stepwise.training.resume import find_state, require_same_images
@@ -138,14 +142,19 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.stopping import Stopper
     from stepwise.training.vae import VAEMonitor, to_device
 
-    paths, labels = read_labels(resolve(args.base_dir, args.data_dir))
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
     world = distributed.join(device)
     folder = RunFolder(resolve(args.base_dir, args.output_dir), world.is_main)
     print(devices.summary(device))
     state = find_state(args, folder, "3A", FIXED_FLAGS, world)
 
-    images, digests = load_images(paths, 2 * args.image_size, args.num_workers, cli.stop_signal.check)
+    images, digests = load_images(
+        paths,
+        reading_size(args.image_size),
+        args.num_workers,
+        cli.stop_signal.check,
+        room_for_images(args.num_workers),
+    )
     sha256 = fingerprint(paths, labels, digests)
     require_same_images(state, sha256)
     train_index, val_index = split_by_content(paths, labels, digests, args.val_split, args.seed)
@@ -233,7 +242,12 @@ def main(argv: list[str] | None = None) -> int:
         ),
         validate=monitor.validate,
         preview=monitor.preview,
-        document=lambda: {"image_size": args.image_size, "perceptual": args.perceptual_net, "images": sha256},
+        document=lambda: {
+            "image_size": args.image_size,
+            "perceptual": args.perceptual_net,
+            "images": sha256,
+            "seen": provenance.record(digests),
+        },
         monitor="val_loss",
         show=("val_psnr", "val_kl"),
         checkpoint_name="checkpoint_{epoch:04d}.pt",

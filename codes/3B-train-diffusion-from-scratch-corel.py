@@ -7,7 +7,7 @@ import sys
 
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
-from stepwise.training import cli
+from stepwise.training import cli, inputs
 
 FIXED_FLAGS = (
     *("batch_size", "grad_accum", "image_size", "augment", "augment_variants", "val_split", "seed"),
@@ -108,6 +108,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
+    from stepwise.data.folders import list_entries
+
+    vae_path, image_dir = inputs.vae_checkpoint(args), resolve(args.base_dir, args.image_dir)
+    list_entries(image_dir)  # a mistyped path is answered before torch is imported
+
     import numpy as np
     import torch
 
@@ -131,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
     world = distributed.join(device)
     print(devices.summary(device))
-    vae = load_vae(resolve(args.base_dir, args.vae_checkpoint), device)
+    vae = load_vae(vae_path, device)
     if args.image_size not in (None, vae.image_size):
         raise UserError(
             f"Image size mismatch: --image-size {args.image_size}, but the VAE was trained at {vae.image_size}.\n"
@@ -142,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     state = find_state(args, folder, "3B", FIXED_FLAGS, world)
     if state is not None:
         require_same_vae(state, vae)
-    data = encode_folder(resolve(args.base_dir, args.image_dir), args, vae, world)
+    data = encode_folder(image_dir, args, vae, world)
     require_same_images(state, data.sha256)
     num_classes, latent_shape = len(data.classes), tuple(data.val_x0.shape[1:])
     args.lr = args.lr or max(PEAK_LR["grid" if len(latent_shape) == 3 else "vector"], args.lr_min)
@@ -207,6 +212,7 @@ def main(argv: list[str] | None = None) -> int:
             },
             "plateau": plateau.state(),
             "images": data.sha256,
+            "seen": data.seen,
             "parents": {"vae": {"path": str(vae.path.resolve()), "sha256": vae.sha256}},
         }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, resolve, writable_folder
-from stepwise.training import cli
+from stepwise.training import cli, inputs
 
 FEW = 16
 
@@ -90,6 +90,7 @@ def settle_sampler(args: argparse.Namespace, parser: cli.Parser) -> argparse.Nam
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    vae_path, model_path = inputs.vae_checkpoint(args), inputs.diffusion_checkpoint(args)
 
     import numpy as np
     from tqdm import tqdm
@@ -105,8 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     args.seed = world.from_main(args.seed)
     print(f"Seed: {args.seed}")
     print(devices.summary(device))
-    vae = load_vae(resolve(args.base_dir, args.vae_checkpoint), device)
-    model = load_denoiser(resolve(args.base_dir, args.diffusion_checkpoint), device, vae)
+    vae = load_vae(vae_path, device)
+    model = load_denoiser(model_path, device, vae)
     labels = choose_labels(args, model)
     count = len(labels) if labels else args.num_images or 16
     options = choose_options(model, args.sampler, args.steps, args.eta, args.guidance, args.guidance_interval)
@@ -135,8 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     folder = output.with_name(output.stem + "_individual")
     if args.individual == "always" or (args.individual == "auto" and count <= FEW):
         make_folder(folder)
-        write_images(folder, images, model.class_names(labels, count), metadata)
-        print(f"One by one: {folder}")
+        replaced = write_images(folder, images, model.class_names(labels, count), metadata)
+        print(f"One by one: {folder}" + (f" (in the place of {replaced} of an earlier run)" if replaced else ""))
     elif folder.exists():
         print(f"Note: {folder} holds the images of an earlier run, not these.")
     return 0

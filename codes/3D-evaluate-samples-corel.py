@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, resolve, writable_folder
-from stepwise.training import cli
+from stepwise.training import cli, inputs
 
 MIN_SIDE = 16  # the small CNN halves an image four times
 
@@ -64,14 +64,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
+    from stepwise.data.folders import read_labels
+
+    train_paths, train_names = read_labels(resolve(args.base_dir, args.train_dir))
+    heldout_paths, heldout_names = read_labels(resolve(args.base_dir, args.heldout_dir))
+    vae_path = inputs.vae_checkpoint(args) if args.vae_checkpoint else None
+
     from tqdm import tqdm
 
     from stepwise.data.classes import class_table
-    from stepwise.data.folders import read_labels
     from stepwise.data.image_sets import load_set, positions
     from stepwise.foundation import devices
     from stepwise.training import candidates as sources
     from stepwise.training.pretrained import load_vae, parent_vae
+    from stepwise.training.provenance import Provenance
     from stepwise.training.quality import Judge, Settings, reconstruction, require_enough
     from stepwise.training.quality_report import AUTOENCODER, HELD_OUT, Findings, write_all
 
@@ -79,11 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     print(devices.summary(device))
     output = writable_folder(resolve(args.base_dir, args.output_dir))
     given = named_paths(args)
-    train_paths, train_names = read_labels(resolve(args.base_dir, args.train_dir))
-    heldout_paths, heldout_names = read_labels(resolve(args.base_dir, args.heldout_dir))
     classes, train_label = class_table(train_paths, train_names)
 
-    vae_path = resolve(args.base_dir, args.vae_checkpoint) if args.vae_checkpoint else None
     folders = {}
     for name, path in given.items():
         folders[name] = path
@@ -100,9 +103,14 @@ def main(argv: list[str] | None = None) -> int:
     held_out, notes = require_enough(train, held_out, classes)
     sets = [sources.read_folder(name, folder, classes, size) for name, folder in folders.items()]
     notes += sources.remarks(sets, (train, held_out), size)
+    provenance = Provenance(train.paths, held_out.paths)
+    for candidate in sets:
+        notes += provenance.remarks(candidate.name, candidate.models)
     vae = load_vae(vae_path, device) if vae_path else None
     if vae is None:
         notes.append("Without --vae-checkpoint there is no reconstruction and no search for copies in latent space.")
+    else:
+        notes += provenance.remarks(AUTOENCODER, [vae.path])
 
     total = args.cas_seeds * args.cas_steps * (1 + 2 * len(sets))
     with tqdm(total=total, desc="measuring", unit="step", mininterval=cli.bar_interval()) as bar:

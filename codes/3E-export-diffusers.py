@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from stepwise.foundation.paths import resolve, writable_folder
-from stepwise.training import cli
+from stepwise.training import cli, inputs
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,14 +31,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    vae_path, model_path = inputs.vae_checkpoint(args), inputs.diffusion_checkpoint(args)
 
     from stepwise.foundation import devices
     from stepwise.training.export import to_diffusers, to_safetensors
     from stepwise.training.pretrained import load_denoiser, load_vae
 
     device = devices.choose("cpu", mixed_precision=False)
-    vae = load_vae(resolve(args.base_dir, args.vae_checkpoint), device)
-    model = load_denoiser(resolve(args.base_dir, args.diffusion_checkpoint), device, vae)
+    vae = load_vae(vae_path, device)
+    model = load_denoiser(model_path, device, vae)
     output = writable_folder(resolve(args.base_dir, args.output_dir))
     if args.format == "safetensors":
         to_safetensors(output, vae, model)

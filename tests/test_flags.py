@@ -216,7 +216,7 @@ def test_contradictions_are_refused(script: str, flags: list[str], capsys: pytes
 
 PROBE = """
 import runpy, sys
-sys.argv = [{script!r}, "--help"]
+sys.argv = [{script!r}, *{flags!r}]
 try:
     runpy.run_path({script!r}, run_name="__main__")
 except SystemExit as ended:
@@ -227,7 +227,7 @@ except SystemExit as ended:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_is_short_of_torch_and_shows_an_example(script: str) -> None:
-    command = [sys.executable, "-c", PROBE.format(script=str(SCRIPTS[script]))]
+    command = [sys.executable, "-c", PROBE.format(script=str(SCRIPTS[script]), flags=["--help"])]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "ended 0"
     example = done.stdout.partition("example:\n")[2].splitlines()[0]
@@ -235,6 +235,17 @@ def test_help_is_short_of_torch_and_shows_an_example(script: str) -> None:
     assert "--config" in done.stdout
     assert done.stderr == ""
     assert str(Path.home()) not in done.stdout
+
+
+@pytest.mark.parametrize("script", [script for script in REQUIRED if REQUIRED[script]])
+def test_a_mistyped_path_is_answered_before_torch_is_imported(script: str, tmp_path: Path) -> None:
+    flags = [*REQUIRED[script], "--base-dir", str(tmp_path)]
+    command = [sys.executable, "-c", PROBE.format(script=str(SCRIPTS[script]), flags=flags)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
+    ended, code, *heavy = done.stdout.splitlines()[-1].split()
+    assert (ended, code) == ("ended", "2") and "torch" not in heavy
+    assert "does not exist" in done.stderr or "not found" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("script", REQUIRED)

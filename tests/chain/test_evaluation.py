@@ -120,6 +120,14 @@ def test_copies_are_found_and_models_known(whole: tuple[Process, Path]) -> None:
     assert copies["parameters"] is None
 
 
+def test_held_out_images_that_a_model_has_seen_are_noted(whole: tuple[Process, Path]) -> None:
+    """The models of `vae` and `denoiser` were trained on images 1 to 6 of each class, wherever these lie here."""
+    said = notes(report(*whole))
+    for name in ("drawn", "folder", "autoencoder"):
+        assert re.search(rf"{name} has seen [1-9] of the 10 held-out images", said), said
+    assert "copies has seen" not in said
+
+
 def test_files_beside_the_report(whole: tuple[Process, Path]) -> None:
     document, output = report(*whole), whole[1]
     assert {path.name for path in output.iterdir()} == {

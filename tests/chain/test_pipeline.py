@@ -161,6 +161,7 @@ def test_a_folder_of_an_earlier_run_is_noted(server: Server, vae: Path, denoiser
     said = server.run("3C", *flags, "--individual", "never").out
     assert f"Note: {tmp_path / 'x_individual'} holds the images of an earlier run" in said
     assert (tmp_path / "x_individual/image_0001.png").read_bytes() == before
+    assert "in the place of 2 of an earlier run" in server.run("3C", *flags).out
 
 
 def test_same_seed_same_images_at_every_batch_size(generate) -> None:

@@ -183,7 +183,7 @@ def test_broken_images_are_left_out_and_named(base: Path, tmp_path: Path) -> Non
     (data / "0001_a.heic").touch()
     said = prepare(base)
     assert bad_images(base) == {
-        "0001_a.heic": ".heic files are not read",
+        "0001_a.heic": ".heic files are not read: save it as PNG or JPEG",
         "0001_cut.png": "truncated",
         "0001_dir.png": "a directory",
         "0001_link.png": "link leaves the folder",

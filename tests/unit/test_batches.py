@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from stepwise.data.augment import Augment
-from stepwise.data.batches import AugmentedImages, Order, loader
-from stepwise.data.folders import ImageFiles
+from stepwise.data.batches import AugmentedImages, Order, loader, room_for_images
+from stepwise.data.folders import ROOM, ImageFiles
 from stepwise.foundation.errors import UserError
 
 
@@ -103,3 +103,11 @@ def test_only_the_chosen_images_are_taken():
     images = [np.full((8, 8, 3), value, dtype=np.uint8) for value in range(5)]
     chosen = AugmentedImages(images, [4, 2], Augment("none", 8, 0, "train"))
     assert len(chosen) == 2 and [int(chosen[0, place].max()) for place in (0, 1)] == [4, 2]
+
+
+@pytest.mark.parametrize(("method", "share"), [("fork", 1), ("spawn", 2), ("forkserver", 2)])
+def test_workers_that_copy_the_images_count(monkeypatch, method, share):
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
+    monkeypatch.setattr("stepwise.data.batches.useful_workers", lambda wanted: min(wanted, 1))
+    assert room_for_images(8) == ROOM // share
+    assert room_for_images(0) == ROOM

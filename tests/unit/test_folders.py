@@ -33,6 +33,14 @@ def test_images_are_sorted_and_others_ignored(tmp_path):
 
 def test_no_images_says_what_to_check(tmp_path):
     fails(lambda: folders.read_labels(tmp_path), "No images found in", "--base-dir", "2A")
+
+
+def test_a_folder_of_a_phone_says_how_to_get_images(tmp_path):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats/IMG_1.HEIC").touch()
+    (tmp_path / "a.gif").touch()
+    (tmp_path / ".heic").touch()
+    fails(lambda: folders.read_labels(tmp_path), "but 2 of a kind that is not read (.gif, .heic)", "JPEG", "iPhone")
     fails(lambda: folders.read_labels(tmp_path / "no"), "does not exist", "--base-dir")
 
 

@@ -150,7 +150,7 @@ def result(right):
 def findings(**rights):
     sets = {name: result(right) for name, right in rights.items()}
     return Findings(
-        candidates=[Candidate(name, image_set(name, 6), 1, 2.0, 1_500_000) for name in sets],
+        candidates=[Candidate(name, image_set(name, 6), [Path("best_model.pt")], 2.0, 1_500_000) for name in sets],
         results=sets,
         floors=result([1] * 20),
         copies=result([1] * 20),

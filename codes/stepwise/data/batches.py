@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from stepwise.data.augment import Augment
+from stepwise.data.folders import ROOM
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.seeds import numpy_rng
 
@@ -107,6 +109,12 @@ def useful_workers(wanted: int) -> int:
     """More workers than cores only wait for each other; a job on a cluster may use some of the machine's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(wanted, cores)
+
+
+def room_for_images(num_workers: int) -> int:
+    """Bytes of decoded images to hold. Forked workers share them with their parent, any others get a copy each."""
+    copies = 0 if multiprocessing.get_start_method() == "fork" else useful_workers(num_workers)
+    return ROOM // (1 + copies)
 
 
 def ignore_stop_signals(worker: int) -> None:

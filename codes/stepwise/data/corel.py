@@ -17,11 +17,10 @@ from typing import Any
 
 from stepwise.data.folders import CLASS_NUMBER, in_threads, list_entries, no_images, split
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import BadImage, decode_with_form, is_image_name
+from stepwise.foundation.images import BadImage, decode_with_form, is_image_name, is_unread_name
 
 CLASSES = "classes.txt"
 MAX_CLASSES = 9999
-UNREAD_SUFFIXES = frozenset({".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".svg"})
 MAX_NAME_BYTES = 200  # room below the file systems' 255 for a temporary file's name
 _CLASS_LINE = re.compile(r"([0-9]{1,4})\s+(\S.*)")
 _NUMBERED_FOLDER = re.compile(r"class_([0-9]{4})")
@@ -78,8 +77,8 @@ def survey(folder: Path) -> Survey:
             if is_image_name(path.name) and path.is_file()
         ]
     for path in [*entries, *(path for entry in inside for path in list_entries(entry))]:
-        if path.suffix.lower() in UNREAD_SUFFIXES and not path.name.startswith("."):
-            found.bad.append((_relative(path, folder), f"{path.suffix} files are not read"))
+        if is_unread_name(path.name):
+            found.bad.append((_relative(path, folder), f"{path.suffix} files are not read: save it as PNG or JPEG"))
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import BadImage, decode, is_image_name
+from stepwise.foundation.images import BadImage, decode, is_image_name, is_unread_name
 from stepwise.foundation.seeds import derive
 
 CAPTIONS = "captions.json"
@@ -128,7 +128,15 @@ def list_entries(folder: Path) -> list[Path]:
 
 def no_images(folder: Path) -> UserError:
     """The error for a `folder` without any image."""
-    return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{REMEDY}")
+    unread = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if is_unread_name(path.name)]
+    if not unread:
+        return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{REMEDY}")
+    kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+    phone = "; an iPhone takes JPEG under Settings, Camera, Formats, Most Compatible" if ".heic" in kinds else ""
+    return UserError(
+        f"No images found in {folder} but {len(unread)} of a kind that is not read ({kinds}).\n"
+        f"Save them as PNG or JPEG{phone}."
+    )
 
 
 @dataclass(frozen=True)
@@ -212,6 +220,11 @@ def _in_order(executor: ThreadPoolExecutor, task: Callable[[Any], Any], items: l
         waiting.append(executor.submit(task, item))
     while waiting:
         yield waiting.popleft().result()
+
+
+def reading_size(image_size: int) -> int:
+    """The shorter side to which files are reduced for a model of `image_size`: twice that, so that crops stay sharp."""
+    return 2 * image_size
 
 
 def load_image(path: Path, size_limit: int | None) -> np.ndarray:

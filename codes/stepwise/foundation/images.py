@@ -28,6 +28,7 @@ _SUFFIXES = {
     "TIFF": (".tif", ".tiff"),
 }
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+UNREAD_SUFFIXES = frozenset({".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".svg"})
 
 _SIGNATURES = (
     *((0, b"\x89PNG", "PNG"), (0, b"\xff\xd8\xff", "JPEG"), (8, b"WEBP", "WEBP"), (0, b"BM", "BMP")),
@@ -57,6 +58,11 @@ class BadImage(Exception):
 def is_image_name(name: str) -> bool:
     """True for a name with one of IMAGE_SUFFIXES, in any case, that is not hidden."""
     return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_unread_name(name: str) -> bool:
+    """True for a name of an image that is not read, such as a phone's HEIC, in any case, that is not hidden."""
+    return not name.startswith(".") and Path(name).suffix.lower() in UNREAD_SUFFIXES
 
 
 def decode(path: str | Path) -> Image.Image:

@@ -23,11 +23,11 @@ BATCH = 32
 
 @dataclass
 class Candidate:
-    """A set under its name with what is known of its models: how many, training minutes, parameters."""
+    """A set under its name with what is known of its models: checkpoints, training minutes, parameters."""
 
     name: str
     images: ImageSet
-    models: int
+    models: list[Path]
     minutes: float | None
     parameters: int | None
 
@@ -35,7 +35,7 @@ class Candidate:
     def about(self) -> str:
         parts = [f"{len(self.images)} images"]
         if self.models:
-            parts.append(f"{self.models} model{'s' if self.models > 1 else ''}")
+            parts.append(f"{len(self.models)} model{'s' if len(self.models) > 1 else ''}")
         if self.minutes is not None:
             parts.append(f"{self.minutes:.0f} min")
         if self.parameters is not None:
@@ -68,7 +68,7 @@ def read_folder(name: str, folder: Path, classes: list[dict[str, Any]], size: in
     paths, names = list_generated(folder)
     images = load_set(name, paths, positions(names, classes), size)
     checkpoints = _checkpoints_named_in(images.paths)
-    return Candidate(name, images, len(checkpoints), *_training_of(checkpoints))
+    return Candidate(name, images, checkpoints, *_training_of(checkpoints))
 
 
 def draw(

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from stepwise.data.augment import Augment, augment_versions
 from stepwise.data.classes import class_table
-from stepwise.data.folders import fingerprint, read_labels, split_by_content
+from stepwise.data.folders import fingerprint, read_labels, reading_size, split_by_content
 from stepwise.data.latent_cache import LatentCache, listing
 from stepwise.data.latents import Latents, LatentStatistics, encode_files
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
+from stepwise.training import provenance
 from stepwise.training.cli import stop_signal
 from stepwise.training.distributed import World
 from stepwise.training.pretrained import FrozenVAE
@@ -32,7 +33,8 @@ class EncodedFolder:
 
     val_x0: standardised posterior means, [M, ...]; it and val_label are on the training device. Labels are
     positions in `classes`, [N] and [M]; without --class-conditional they are None and `classes` is empty.
-    `image_classes`: the names of all classes in the folder. `sha256` names the set of images.
+    `image_classes`: the names of all classes in the folder. `sha256` names the set of images, `seen` each
+    of them, as provenance.record writes them.
     """
 
     train: Latents
@@ -43,6 +45,7 @@ class EncodedFolder:
     classes: list[dict[str, Any]]
     image_classes: list[str]
     sha256: str
+    seen: str
 
 
 def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE, world: World) -> EncodedFolder:
@@ -80,6 +83,7 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE, world:
         classes=classes if args.class_conditional else [],
         image_classes=[entry["name"] for entry in classes],
         sha256=fingerprint(paths, labels, digests),
+        seen=provenance.record(digests),
     )
 
 
@@ -126,7 +130,7 @@ def _encode(
         batches = encode_files(
             vae.encode,
             paths,
-            2 * args.image_size,
+            reading_size(args.image_size),
             augment,
             variants,
             batch_size=ENCODING_BATCH,

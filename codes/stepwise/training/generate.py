@@ -102,12 +102,13 @@ def _latents(
     return samplers.sample(options.kind, checked, noise("start"), model.schedule, options.steps, noise, options.eta)
 
 
-def write_images(folder: Path, images: np.ndarray, names: list[str] | None, metadata: dict[str, str]) -> None:
+def write_images(folder: Path, images: np.ndarray, names: list[str] | None, metadata: dict[str, str]) -> int:
     """image_0001.png ... in `folder` and, where the classes are known, captions.json as 2A writes it.
 
-    images: uint8 [N, S, S, 3]. What an earlier run left there is removed first.
+    images: uint8 [N, S, S, 3]. What an earlier run left there is removed first; returns how many images.
     """
-    for old in [*folder.glob("image_*.png"), *folder.glob(CAPTIONS)]:
+    earlier = list(folder.glob("image_*.png"))
+    for old in [*earlier, *folder.glob(CAPTIONS)]:
         old.unlink()
     for number, image in enumerate(images):
         label = {"class": names[number]} if names else {}
@@ -115,3 +116,4 @@ def write_images(folder: Path, images: np.ndarray, names: list[str] | None, meta
     if names:
         captions = {f"image_{number + 1:04d}.png": CAPTION_START + name for number, name in enumerate(names)}
         write_atomically(folder / CAPTIONS, [(json.dumps(captions, indent=2) + "\n").encode()])
+    return len(earlier)

@@ -16,6 +16,7 @@ from stepwise.foundation import checkpoints
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 from stepwise.models import autoencoder, denoiser
+from stepwise.training import inputs
 
 
 @dataclass
@@ -41,8 +42,7 @@ class FrozenVAE:
             return self.net.decode(z).float()
 
     def _autocast(self) -> AbstractContextManager:
-        """fp16 can overflow in an autoencoder; bf16 has float32's range."""
-        return nullcontext() if self.device.dtype == torch.float16 else self.device.autocast()
+        return self.device.autocast() if _vae_precision(self.device) else nullcontext()
 
 
 @dataclass
@@ -72,8 +72,9 @@ class TrainedDenoiser:
 
 def load_vae(path: Path, device: Device) -> FrozenVAE:
     """Raises UserError when the file is missing or not a checkpoint of 3A."""
-    document = _load(path, "3A", "VAE checkpoint", "--vae-checkpoint", "Train the VAE first with 3A-train-vae-corel.py")
-    net, weights = _sampling_net(document["nets"]["vae"], autoencoder.build, device, path)
+    document = _load(path, inputs.VAE)
+    precision = _vae_precision(device)
+    net, weights = _sampling_net(document["nets"]["vae"], autoencoder.build, device, precision, path)
     config = document["nets"]["vae"]["config"]
     return FrozenVAE(net, config, device, document["image_size"], path, checkpoints.fingerprint(weights))
 
@@ -82,7 +83,7 @@ def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser
     """Raises UserError when the file is missing, not of 3B, or was trained on another VAE."""
     document = _load_denoiser_document(path)
     require_same_vae(document, vae)
-    net, _ = _sampling_net(document["nets"]["denoiser"], denoiser.build, device, path)
+    net, _ = _sampling_net(document["nets"]["denoiser"], denoiser.build, device, device.dtype, path)
     settings = document["diffusion"]
     return TrainedDenoiser(
         net=net,
@@ -114,21 +115,28 @@ def require_same_vae(document: dict[str, Any], vae: FrozenVAE) -> None:
 
 
 def _load_denoiser_document(path: Path) -> dict[str, Any]:
-    advice = "Train the diffusion model first with 3B-train-diffusion-from-scratch-corel.py"
-    return _load(path, "3B", "Diffusion checkpoint", "--diffusion-checkpoint", advice)
+    return _load(path, inputs.DENOISER)
 
 
-def _load(path: Path, script: str, what: str, flag: str, advice: str) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"{what} not found: {path}\n{advice}, or check {flag} and --base-dir.")
-    document = checkpoints.load(path)
-    if document["script"] != script:
-        raise UserError(f"{path} is a checkpoint of {document['script']}, but {flag} needs one of {script}.\n{advice}.")
+def _load(path: Path, kind: inputs.Kind) -> dict[str, Any]:
+    document = checkpoints.load(kind.require(path))
+    if document["script"] != kind.script:
+        found = document["script"]
+        raise UserError(
+            f"{path} is a checkpoint of {found}, but {kind.flag} needs one of {kind.script}.\n{kind.advice}."
+        )
     return document
 
 
-def _sampling_net(saved: dict[str, Any], build: Any, device: Device, path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The network with the weights to sample with: the EMA where the checkpoint holds one."""
+def _vae_precision(device: Device) -> torch.dtype | None:
+    """fp16 can overflow in an autoencoder; bf16 has float32's range."""
+    return None if device.dtype == torch.float16 else device.dtype
+
+
+def _sampling_net(
+    saved: dict[str, Any], build: Any, device: Device, precision: torch.dtype | None, path: Path
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network with the weights to sample with, the EMA where the checkpoint holds one; and these weights."""
     weights = saved["weights"] if saved.get("ema") is None else saved["ema"]
     try:
         net = build(saved["config"])
@@ -137,5 +145,17 @@ def _sampling_net(saved: dict[str, Any], build: Any, device: Device, path: Path)
         raise UserError(
             f"{path} does not fit its own network config: {' '.join(str(error).split())[:200]}\nTrain it anew."
         )
+    return for_sampling(net, device, precision), weights
+
+
+def for_sampling(net: nn.Module, device: Device, precision: torch.dtype | None) -> nn.Module:
+    """`net`, frozen, on the device, and laid out for it.
+
+    What autocast would convert to `precision` in every step is converted here, once: the results are the same.
+    """
     memory = torch.channels_last if device.channels_last else torch.contiguous_format
-    return net.to(device.device, memory_format=memory).eval().requires_grad_(False), weights
+    net = net.to(device.device, memory_format=memory).eval().requires_grad_(False)
+    for layer in net.modules():
+        if precision and isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.to(precision)
+    return net

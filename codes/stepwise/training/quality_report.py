@@ -112,7 +112,7 @@ def _document(found: Findings, title: str, made: str, conclusion: str) -> dict[s
         {
             "name": candidate.name,
             "images": len(candidate.images),
-            "models": candidate.models,
+            "models": len(candidate.models),
             "minutes": candidate.minutes,
             "parameters": candidate.parameters,
             "measures": found.results[candidate.name].plain(),

@@ -1,0 +1,45 @@
+"""What a script reads, looked for before torch is imported: a mistyped path is answered at once."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import resolve
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of checkpoint: the script that writes it, its name in messages, the flag that takes it."""
+
+    script: str
+    what: str
+    flag: str
+    advice: str
+
+    def require(self, path: Path) -> Path:
+        """`path`. Raises UserError if there is no such file."""
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, but {self.flag} needs a file.\nGive {path / 'best_model.pt'}.")
+        if not path.exists():
+            raise UserError(f"{self.what} not found: {path}\n{self.advice}, or check {self.flag} and --base-dir.")
+        return path
+
+
+VAE = Kind("3A", "VAE checkpoint", "--vae-checkpoint", "Train the VAE first with 3A-train-vae-corel.py")
+DENOISER = Kind(
+    *("3B", "Diffusion checkpoint", "--diffusion-checkpoint"),
+    "Train the diffusion model first with 3B-train-diffusion-from-scratch-corel.py",
+)
+
+
+def vae_checkpoint(args: argparse.Namespace) -> Path:
+    """The path of --vae-checkpoint. Raises UserError if there is no such file."""
+    return VAE.require(resolve(args.base_dir, args.vae_checkpoint))
+
+
+def diffusion_checkpoint(args: argparse.Namespace) -> Path:
+    """The path of --diffusion-checkpoint. Raises UserError if there is no such file."""
+    return DENOISER.require(resolve(args.base_dir, args.diffusion_checkpoint))
