@@ -21,7 +21,7 @@ from stepwise.losses.vae import vae_loss
 from stepwise.models import autoencoder, denoiser, presets
 from stepwise.training.generate import SamplerOptions, generate
 from stepwise.training.learner import Learner
-from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
+from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser, for_sampling
 from stepwise.training.vae import to_device
 
 
@@ -114,8 +114,7 @@ def _unet(case: Case, contender: Contender, device: Device) -> tuple[Step, int]:
 
 
 def _sampling(case: Case, contender: Contender, device: Device) -> tuple[Step, int]:
-    memory = torch.channels_last if device.channels_last else torch.contiguous_format
-    both = [net.to(device.device, memory_format=memory).eval().requires_grad_(False) for net in nets(case)]
+    both = [for_sampling(net, device, device.dtype) for net in nets(case)]
     vae, model = trained_pair(case, device, *both)
     if contender.compiled:
         model.net = torch.compile(model.net)

@@ -10,6 +10,8 @@ epoch ended. `every` steps (0: never) the memory is noted, after `stop_after` st
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import runpy
@@ -61,7 +63,7 @@ class Probe:
             self.record["first_step"] = self.now()
         if self.spec["every"] and self.steps % self.spec["every"] == 0:
             _finish_on_gpu()
-            self.record["samples"].append({"step": self.steps, "seconds": self.now(), "resident_mib": resident_mib()})
+            self.record["samples"].append({"step": self.steps, "seconds": self.now(), **memory()})
         if self.steps == self.spec["stop_after"]:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -77,11 +79,47 @@ def _finish_on_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def resident_mib() -> float:
-    """What this process holds in memory now; where the system does not tell, the most it has held."""
-    if PAGES.exists():
-        return int(PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return resident_peak() / 2**20
+def memory() -> dict[str, float]:
+    """MiB that this process holds in memory now; where the system does not tell, the most it has held.
+
+    On Linux also the part of it that is files (libraries, mapped latents), and what of the C library's
+    memory is in use: the rest of the resident memory has been freed and waits to be used again.
+    """
+    if not PAGES.exists():
+        return {"resident_mib": resident_peak() / 2**20}
+    pages = [int(count) * os.sysconf("SC_PAGE_SIZE") / 2**20 for count in PAGES.read_text().split()]
+    return {"resident_mib": pages[1], "files_mib": pages[2], **allocated()}
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's struct mallinfo2 (mallinfo(3), since 2.33)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    ]
+
+
+def allocated() -> dict[str, float]:
+    """What malloc has handed out and not got back, {} where this C library does not say."""
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        return {}
+    gc.collect()
+    mallinfo2.restype = _Mallinfo2
+    info = mallinfo2()
+    return {"allocated_mib": (info.uordblks + info.hblkhd) / 2**20}
 
 
 def main() -> None:

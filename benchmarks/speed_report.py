@@ -148,10 +148,12 @@ def _preparation(found: list[dict[str, Any]]) -> str:
 
 def _growth(found: dict[str, Any]) -> str:
     samples = found["samples"]
-    rows = [[number(s["step"], 9), number(s["resident_mib"], 6), number(s["seconds"])] for s in samples]
+    names = {"resident_mib": "resident, MiB", "files_mib": "of it files", "allocated_mib": "allocated by malloc"}
+    keys = [key for key in names if key in samples[0]]
+    rows = [[number(s["step"], 9), *(number(s[key], 6) for key in keys), number(s["seconds"])] for s in samples]
     start = samples[len(samples) // 5]["step"]
     note = f"From step {start:,} to step {samples[-1]['step']:,}: {speed_bars.grown(samples):+.1f} MiB.\n"
-    return table(["step", "resident memory, MiB", "seconds since the start"], rows) + "\n" + note
+    return table(["step", *(names[key] for key in keys), "seconds since the start"], rows) + "\n" + note
 
 
 def _many(found: list[dict[str, Any]]) -> str:
