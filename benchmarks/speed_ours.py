@@ -21,7 +21,7 @@ from stepwise.losses.vae import vae_loss
 from stepwise.models import autoencoder, denoiser, presets
 from stepwise.training.generate import SamplerOptions, generate
 from stepwise.training.learner import Learner
-from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser, for_sampling
+from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser, for_sampling, vae_precision
 from stepwise.training.vae import to_device
 
 
@@ -57,6 +57,7 @@ def trained_pair(case: Case, device: Device, vae: nn.Module, unet: nn.Module) ->
         classes=[{"number": number, "name": f"class {number}"} for number in range(case.classes)],
         image_classes=[],
         label_dropout=0.1,
+        sha256="none",
     )
     return FrozenVAE(vae, vae_config(case), device, case.image_size, Path("none"), "none"), model
 
@@ -114,7 +115,8 @@ def _unet(case: Case, contender: Contender, device: Device) -> tuple[Step, int]:
 
 
 def _sampling(case: Case, contender: Contender, device: Device) -> tuple[Step, int]:
-    both = [for_sampling(net, device, device.dtype) for net in nets(case)]
+    precisions = vae_precision(device), device.dtype
+    both = [for_sampling(net, device, precision) for net, precision in zip(nets(case), precisions, strict=True)]
     vae, model = trained_pair(case, device, *both)
     if contender.compiled:
         model.net = torch.compile(model.net)

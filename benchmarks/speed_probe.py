@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import json
 import os
 import runpy
@@ -23,7 +22,7 @@ from typing import Any
 
 from speed_contenders import resident_peak
 
-PAGES = Path("/proc/self/statm")
+STATUS = Path("/proc/self/status")
 
 
 class Probe:
@@ -82,13 +81,14 @@ def _finish_on_gpu() -> None:
 def memory() -> dict[str, float]:
     """MiB that this process holds in memory now; where the system does not tell, the most it has held.
 
-    On Linux also the part of it that is files (libraries, mapped latents), and what of the C library's
-    memory is in use: the rest of the resident memory has been freed and waits to be used again.
+    On Linux also the part of it that is mapped files (libraries, latents), and what malloc has handed out:
+    tensors above all. The rest is what malloc keeps of freed memory, and Python's own small objects.
     """
-    if not PAGES.exists():
+    if not STATUS.exists():
         return {"resident_mib": resident_peak() / 2**20}
-    pages = [int(count) * os.sysconf("SC_PAGE_SIZE") / 2**20 for count in PAGES.read_text().split()]
-    return {"resident_mib": pages[1], "files_mib": pages[2], **allocated()}
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    parts = {"resident_mib": "VmRSS", "files_mib": "RssFile"}
+    return {name: int(lines[key].split()[0]) / 2**10 for name, key in parts.items()} | allocated()
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -116,7 +116,6 @@ def allocated() -> dict[str, float]:
     mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if mallinfo2 is None:
         return {}
-    gc.collect()
     mallinfo2.restype = _Mallinfo2
     info = mallinfo2()
     return {"allocated_mib": (info.uordblks + info.hblkhd) / 2**20}

@@ -212,8 +212,8 @@ def main(argv: list[str] | None = None) -> int:
         places = np.linspace(0, len(index) - 1, min(len(index), most)).round().astype(int)
         return to_tensor(np.stack([square(index[place]) for place in places]))
 
-    seen, validated = plain(train_index, MONITORED), plain(val_index or train_index, VALIDATED)
-    monitor = VAEMonitor(args, folder, learner, seen, validated, perceptual_net)
+    monitored, validated = plain(train_index, MONITORED), plain(val_index or train_index, VALIDATED)
+    monitor = VAEMonitor(args, folder, learner, monitored, validated, perceptual_net)
 
     def step(batch, clock: Clock) -> dict:
         x = to_device(batch, device)

@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.foundation import devices, seeds
     from stepwise.foundation.runs import RunFolder
     from stepwise.models import denoiser, presets
-    from stepwise.training import compilation, distributed
+    from stepwise.training import compilation, distributed, provenance
     from stepwise.training.denoising import DenoiserMonitor
     from stepwise.training.encoding import encode_folder
     from stepwise.training.learner import Learner
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
             },
             "plateau": plateau.state(),
             "images": data.sha256,
-            "seen": data.seen,
+            "seen": provenance.together(data.seen, vae.seen),
             "parents": {"vae": {"path": str(vae.path.resolve()), "sha256": vae.sha256}},
         }
 

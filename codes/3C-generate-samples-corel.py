@@ -125,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     used = {**vars(args), "steps": options.steps, "guidance": options.guidance, "num_images": count}
+    used |= {"diffusion_checkpoint": str(model_path.resolve()), "diffusion_weights": model.sha256}
     used["guidance_interval"] = [str(level) for level in options.interval]
     metadata = {"seed": str(args.seed), "flags": json.dumps(used, sort_keys=True)}
     if labels and len(set(labels)) > 1:

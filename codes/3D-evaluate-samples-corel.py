@@ -69,22 +69,22 @@ def main(argv: list[str] | None = None) -> int:
     train_paths, train_names = read_labels(resolve(args.base_dir, args.train_dir))
     heldout_paths, heldout_names = read_labels(resolve(args.base_dir, args.heldout_dir))
     vae_path = inputs.vae_checkpoint(args) if args.vae_checkpoint else None
+    given = named_paths(args)
 
     from tqdm import tqdm
 
     from stepwise.data.classes import class_table
-    from stepwise.data.image_sets import load_set, positions
+    from stepwise.data.image_sets import AUTOENCODER, HELD_OUT, load_set, positions
     from stepwise.foundation import devices
     from stepwise.training import candidates as sources
     from stepwise.training.pretrained import load_vae, parent_vae
-    from stepwise.training.provenance import Provenance
+    from stepwise.training.provenance import ModelFile, Provenance
     from stepwise.training.quality import Judge, Settings, reconstruction, require_enough
-    from stepwise.training.quality_report import AUTOENCODER, HELD_OUT, Findings, write_all
+    from stepwise.training.quality_report import Findings, write_all
 
     device = devices.choose(args.device)
     print(devices.summary(device))
     output = writable_folder(resolve(args.base_dir, args.output_dir))
-    given = named_paths(args)
     classes, train_label = class_table(train_paths, train_names)
 
     folders = {}
@@ -103,14 +103,14 @@ def main(argv: list[str] | None = None) -> int:
     held_out, notes = require_enough(train, held_out, classes)
     sets = [sources.read_folder(name, folder, classes, size) for name, folder in folders.items()]
     notes += sources.remarks(sets, (train, held_out), size)
-    provenance = Provenance(train.paths, held_out.paths)
+    provenance = Provenance(train.paths, held_out.paths, cli.stop_signal.check)
     for candidate in sets:
         notes += provenance.remarks(candidate.name, candidate.models)
     vae = load_vae(vae_path, device) if vae_path else None
     if vae is None:
         notes.append("Without --vae-checkpoint there is no reconstruction and no search for copies in latent space.")
     else:
-        notes += provenance.remarks(AUTOENCODER, [vae.path])
+        notes += provenance.remarks(AUTOENCODER, [ModelFile(vae.path, vae.sha256)])
 
     total = args.cas_seeds * args.cas_steps * (1 + 2 * len(sets))
     with tqdm(total=total, desc="measuring", unit="step", mininterval=cli.bar_interval()) as bar:
@@ -167,8 +167,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def named_paths(args: argparse.Namespace) -> dict[str, Path]:
     """--generated as {name: path}; names are used in file names and must differ."""
-    from stepwise.training.candidates import split_name
-    from stepwise.training.quality_report import AUTOENCODER, COPIES, HELD_OUT, TRAIN
+    from stepwise.data.image_sets import AUTOENCODER, COPIES, HELD_OUT, TRAIN, split_name
 
     found: dict[str, Path] = {}
     for text in args.generated:

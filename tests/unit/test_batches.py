@@ -105,7 +105,7 @@ def test_only_the_chosen_images_are_taken():
     assert len(chosen) == 2 and [int(chosen[0, place].max()) for place in (0, 1)] == [4, 2]
 
 
-@pytest.mark.parametrize(("method", "share"), [("fork", 1), ("spawn", 2), ("forkserver", 2)])
+@pytest.mark.parametrize(("method", "share"), [("fork", 1), ("spawn", 3), ("forkserver", 3)])
 def test_workers_that_copy_the_images_count(monkeypatch, method, share):
     monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
     monkeypatch.setattr("stepwise.data.batches.useful_workers", lambda wanted: min(wanted, 1))

@@ -33,15 +33,15 @@ def test_images_are_sorted_and_others_ignored(tmp_path):
 
 def test_no_images_says_what_to_check(tmp_path):
     fails(lambda: folders.read_labels(tmp_path), "No images found in", "--base-dir", "2A")
+    fails(lambda: folders.read_labels(tmp_path / "no"), "does not exist", "--base-dir")
 
 
 def test_a_folder_of_a_phone_says_how_to_get_images(tmp_path):
-    (tmp_path / "cats").mkdir()
-    (tmp_path / "cats/IMG_1.HEIC").touch()
-    (tmp_path / "a.gif").touch()
-    (tmp_path / ".heic").touch()
-    fails(lambda: folders.read_labels(tmp_path), "but 2 of a kind that is not read (.gif, .heic)", "JPEG", "iPhone")
-    fails(lambda: folders.read_labels(tmp_path / "no"), "does not exist", "--base-dir")
+    for name in ("cats/IMG_1.HEIC", "a.gif", ".heic", ".thumbs/b.gif", "c.gif/readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    words = ("2 files there are of kinds that are not read (.gif, .heic)", "JPEG", "iPhone", "--base-dir")
+    fails(lambda: folders.read_labels(tmp_path), "No images found in", *words)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/a.png", "a\0.png", "sub/a.png", "sub\\a.png", "C:a.png", "..", ""])
@@ -102,7 +102,10 @@ def test_images_without_room_stay_files_and_are_the_same(tmp_path):
     for path in paths:
         Image.fromarray(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8)).save(path)
     held, digests = folders.load_images(paths, 8, room=3 * 8 * 8 * 3)
-    assert isinstance(held, list) and digests == list(map(folders.content_digest, held))
+    assert isinstance(held, list) and digests != list(map(folders.content_digest, held))
+    assert digests == list(map(folders.content_digest, folders.load_images(paths)[0])), (
+        "of the files, whatever the limit"
+    )
     files, same_digests = folders.load_images(paths, 8, num_workers=2, room=3 * 8 * 8 * 3 - 1)
     assert isinstance(files, folders.ImageFiles) and same_digests == digests and len(files) == 3
     assert all(np.array_equal(a, b) for a, b in zip(files, held, strict=True))

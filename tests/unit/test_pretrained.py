@@ -15,16 +15,20 @@ from stepwise.training.pretrained import for_sampling
 
 NETS = {
     "unet": lambda: denoiser.build(presets.unet((4, 8, 8), 32, 1, 0.1, 3)),
+    "told unet": lambda: denoiser.build(presets.unet((4, 8, 8), 32, 1, 0.1, 3, 6)),
+    "vector net": lambda: denoiser.build(presets.vector_net(16, 32, 0.1, 3, 6)),
     "autoencoder": lambda: autoencoder.build(presets.grid_autoencoder(32, 4, 4, 8)),
+    "vector autoencoder": lambda: autoencoder.build(presets.vector_autoencoder(32, 16, 8)),
 }
 
 
 def outputs(net: nn.Module, device: Device) -> list[torch.Tensor]:
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad(), device.autocast():
-        if isinstance(net, UNet):
-            x = torch.randn(2, 4, 8, 8, generator=rng)
-            return [net(x, torch.tensor([3, 700]), torch.tensor([0, 2]))]
+        if hasattr(net, "time_embedding"):
+            x = torch.randn(2, *((4, 8, 8) if isinstance(net, UNet) else (16,)), generator=rng)
+            told = () if net.augment_embedding is None else (torch.rand(2, 6, generator=rng),)
+            return [net(x, torch.tensor([3, 700]), torch.tensor([0, 2]), *told)]
         x = torch.rand(2, 3, 32, 32, generator=rng)
         return [*net.encode(x), net.decode(net.encode(x)[0])]
 
@@ -38,9 +42,10 @@ def test_weights_rounded_once_give_what_autocast_gives(kind: str) -> None:
     rounded_each_time = for_sampling(net, device, None)
     for expected, found in zip(outputs(rounded_each_time, device), outputs(ready, device), strict=True):
         assert torch.equal(expected, found)
-    kinds = {type(module).__name__: p.dtype for module in ready.modules() for p in module.parameters(recurse=False)}
-    assert kinds["Conv2d"] == kinds["Linear"] == torch.bfloat16
-    assert kinds["GroupNorm"] == torch.float32
+    for module in ready.modules():
+        rounded = isinstance(module, nn.Conv2d | nn.Linear)
+        for parameter in module.parameters(recurse=False):
+            assert parameter.dtype == (torch.bfloat16 if rounded else torch.float32), module
     assert not any(p.requires_grad for p in ready.parameters()) and not ready.training
 
 

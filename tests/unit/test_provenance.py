@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from stepwise.data.folders import load_images, reading_size
+from stepwise.data.folders import load_images
 from stepwise.foundation import checkpoints
 from stepwise.training import provenance
-from stepwise.training.provenance import Provenance
-
-SIZE = 16
+from stepwise.training.provenance import ModelFile, Provenance
 
 
 @pytest.fixture
@@ -25,17 +24,20 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def model(path: Path, photos: list[Path], size: int = SIZE) -> Path:
-    """A checkpoint of a model that was trained on `photos`."""
-    _, digests = load_images(photos, reading_size(size))
-    checkpoints.save(path, {"script": "3B", "image_size": size, "seen": provenance.record(digests)})
-    return path
+def weights(number: int) -> dict[str, torch.Tensor]:
+    return {"w": torch.full((2,), float(number))}
+
+
+def model(path: Path, photos: list[Path] | None, limit: int | None = 32) -> ModelFile:
+    """A checkpoint of a model that read `photos` at some size; None: of a version that did not note them."""
+    seen = {} if photos is None else {"seen": provenance.record(load_images(photos, limit)[1])}
+    nets = {"denoiser": {"weights": weights(0), "ema": weights(1)}}
+    checkpoints.save(path, {"script": "3B", "nets": nets, **seen})
+    return ModelFile(path, checkpoints.fingerprint(weights(1)))
 
 
 def test_the_right_folders_need_no_remark(photos: list[Path], tmp_path: Path) -> None:
-    found = Provenance(photos[:4], photos[4:]).remarks("m", [model(tmp_path / "m.pt", photos[:4])])
-    assert found == []
-    assert Provenance(photos[:4], photos[4:]).remarks("folder without checkpoint", []) == []
+    assert Provenance(photos[:4], photos[4:]).remarks("m", [model(tmp_path / "m.pt", photos[:4])]) == []
 
 
 def test_held_out_images_that_were_trained_on_are_counted(photos: list[Path], tmp_path: Path) -> None:
@@ -46,12 +48,15 @@ def test_held_out_images_that_were_trained_on_are_counted(photos: list[Path], tm
 def test_training_images_from_elsewhere_are_counted(photos: list[Path], tmp_path: Path) -> None:
     (found,) = Provenance(photos[:2], photos[4:]).remarks("m", [model(tmp_path / "m.pt", photos[:4])])
     assert "trained on 2 images that are not in --train-dir" in found
+    (found,) = Provenance(photos[:2], photos[4:]).remarks("m", [model(tmp_path / "m.pt", photos[2:4])])
+    assert "trained on none of the images in --train-dir" in found
 
 
 def test_models_of_single_classes_and_other_sizes_count_together(photos: list[Path], tmp_path: Path) -> None:
-    models = [model(tmp_path / "a.pt", photos[:2]), model(tmp_path / "b.pt", [photos[1], photos[5]], size=20)]
-    found = Provenance(photos[:2], photos[4:]).remarks("m", models)
-    assert len(found) == 1 and "1 of the 2 held-out" in found[0]
+    models = [model(tmp_path / "a.pt", photos[:3]), model(tmp_path / "b.pt", photos[1:4], limit=None)]
+    assert Provenance(photos[:4], photos[4:]).remarks("m", models) == []
+    (found,) = Provenance(photos[:2], photos[4:]).remarks("m", models)
+    assert "trained on 2 images" in found
 
 
 def test_a_renamed_copy_is_the_same_image(photos: list[Path], tmp_path: Path) -> None:
@@ -61,18 +66,38 @@ def test_a_renamed_copy_is_the_same_image(photos: list[Path], tmp_path: Path) ->
     assert "1 of the 1 held-out" in found
 
 
-def test_what_cannot_be_known_is_said(photos: list[Path], tmp_path: Path) -> None:
-    old = tmp_path / "old.pt"
-    checkpoints.save(old, {"script": "3B", "image_size": SIZE})
+def test_what_the_autoencoder_has_seen_counts(photos: list[Path]) -> None:
+    own, before = (provenance.record(load_images(part)[1]) for part in (photos[:3], photos[1:5]))
+    assert provenance.together(own, before).shape == (5, provenance.DIGEST)
+    assert provenance.together(own, None) is None
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_cannot_be_known_is_said_and_hides_nothing(photos: list[Path], tmp_path: Path, order: int) -> None:
+    leaking = model(tmp_path / "leaking.pt", photos)
     damaged = model(tmp_path / "damaged.pt", photos)
-    damaged.write_bytes(damaged.read_bytes()[:-100])
-    told = Provenance(photos[:3], photos[3:])
-    assert "does not say" in told.remarks("m", [old])[0]
-    assert "cannot be read" in told.remarks("m", [tmp_path / "gone.pt"])[0]
-    assert "cannot be read" in told.remarks("m", [damaged])[0]
+    damaged.path.write_bytes(damaged.path.read_bytes()[:-100])
+    other = ModelFile(model(tmp_path / "other.pt", photos).path, checkpoints.fingerprint(weights(2)))
+    unknown = [model(tmp_path / "old.pt", None), damaged, ModelFile(tmp_path / "gone.pt", None), other]
+    notes = Provenance(photos[:3], photos[3:]).remarks("m", [leaking, *unknown][::order])
+    assert "has seen 3 of the 3 held-out images" in notes[-1]
+    reasons = ("old.pt does not say it", "damaged.pt cannot be", "gone.pt cannot be", "other.pt holds another model")
+    assert all(reason in note for reason, note in zip(reasons[::order], notes[:-1], strict=True)), notes
+
+
+def test_images_without_a_model_are_said_to_be_so(photos: list[Path]) -> None:
+    assert "name no model" in Provenance(photos[:3], photos[3:]).remarks("folder", [])[0]
 
 
 def test_an_unreadable_held_out_image_is_nobodys(photos: list[Path], tmp_path: Path) -> None:
     torn = tmp_path / "torn.png"
     torn.write_bytes(photos[0].read_bytes()[:200])
     assert Provenance(photos[:3], [torn]).remarks("m", [model(tmp_path / "m.pt", photos[:3])]) == []
+
+
+def test_looking_at_the_images_can_be_stopped(photos: list[Path], tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Provenance(photos[:3], photos[3:], stop).remarks("m", [model(tmp_path / "m.pt", photos)])

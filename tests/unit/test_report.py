@@ -17,6 +17,7 @@ from stepwise.evaluation.intervals import Measured
 from stepwise.evaluation.measures import IN_TABLE, MEASURES, MEMORIZATION
 from stepwise.evaluation.memorization import Neighbours
 from stepwise.training.candidates import Candidate
+from stepwise.training.provenance import ModelFile
 from stepwise.training.quality import Result
 from stepwise.training.quality_report import Findings, conclude, write_all
 
@@ -149,8 +150,9 @@ def result(right):
 
 def findings(**rights):
     sets = {name: result(right) for name, right in rights.items()}
+    models = [ModelFile(Path("best_model.pt"), None)]
     return Findings(
-        candidates=[Candidate(name, image_set(name, 6), [Path("best_model.pt")], 2.0, 1_500_000) for name in sets],
+        candidates=[Candidate(name, image_set(name, 6), models, 2.0, 1_500_000) for name in sets],
         results=sets,
         floors=result([1] * 20),
         copies=result([1] * 20),

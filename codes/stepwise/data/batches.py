@@ -112,8 +112,9 @@ def useful_workers(wanted: int) -> int:
 
 
 def room_for_images(num_workers: int) -> int:
-    """Bytes of decoded images to hold. Forked workers share them with their parent, any others get a copy each."""
-    copies = 0 if multiprocessing.get_start_method() == "fork" else useful_workers(num_workers)
+    """Bytes of decoded images to hold. Forked workers share them; others get a copy each, packed in one more."""
+    workers = useful_workers(num_workers)
+    copies = 0 if multiprocessing.get_start_method() == "fork" or not workers else 1 + workers
     return ROOM // (1 + copies)
 
 

@@ -128,15 +128,16 @@ def list_entries(folder: Path) -> list[Path]:
 
 def no_images(folder: Path) -> UserError:
     """The error for a `folder` without any image."""
-    unread = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if is_unread_name(path.name)]
-    if not unread:
-        return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{REMEDY}")
-    kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
-    phone = "; an iPhone takes JPEG under Settings, Camera, Formats, Most Compatible" if ".heic" in kinds else ""
-    return UserError(
-        f"No images found in {folder} but {len(unread)} of a kind that is not read ({kinds}).\n"
-        f"Save them as PNG or JPEG{phone}."
-    )
+    visible = (*folder.glob("*"), *folder.glob("[!.]*/*"))
+    unread = [path for path in visible if is_unread_name(path.name) and path.is_file()]
+    advice = ""
+    if unread:
+        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        phone = "; an iPhone takes JPEG under Settings, Camera, Formats, Most Compatible" if ".heic" in kinds else ""
+        advice = (
+            f"{len(unread)} files there are of kinds that are not read ({kinds}): save them as PNG or JPEG{phone}.\n"
+        )
+    return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{advice}{REMEDY}")
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,11 @@ def load_images(
     first file which cannot be decoded.
     """
 
-    def read(path: Path) -> tuple[np.ndarray, str]:
-        image = load_image(path, size_limit)
-        return image, content_digest(image)
-
     held: list[np.ndarray] = []
     digests: list[str] = []
-    for image, digest in in_threads(read, paths, num_workers, check, "loading images"):
+    for image, digest in in_threads(
+        lambda path: read_image(path, size_limit), paths, num_workers, check, "loading images"
+    ):
         digests.append(digest)
         room -= image.nbytes
         if room >= 0:
@@ -229,12 +228,25 @@ def reading_size(image_size: int) -> int:
 
 def load_image(path: Path, size_limit: int | None) -> np.ndarray:
     """uint8 [H, W, 3], the shorter side reduced to at most `size_limit`. Raises UserError if it cannot be decoded."""
-    import cv2
+    return _reduced(_decoded(path), size_limit)
 
+
+def read_image(path: Path, size_limit: int | None) -> tuple[np.ndarray, str]:
+    """`load_image`, and the digest of the pixels that the file holds, before they are reduced."""
+    image = _decoded(path)
+    return _reduced(image, size_limit), content_digest(image)
+
+
+def _decoded(path: Path) -> np.ndarray:
     try:
-        image = np.array(decode(path))
+        return np.array(decode(path))
     except BadImage as bad:
         raise UserError(f"Cannot use the image {path}: {bad.reason}.\nRemove it, or run 2A to leave bad images out.")
+
+
+def _reduced(image: np.ndarray, size_limit: int | None) -> np.ndarray:
+    import cv2
+
     height, width = image.shape[:2]
     if size_limit is None or min(height, width) <= size_limit:
         return image

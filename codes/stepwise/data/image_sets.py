@@ -12,6 +12,9 @@ from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, fit_square, is_image_name
 
 FOLDER_SUFFIX = "_individual"
+# what every report has beside the generated sets, under these names
+TRAIN, HELD_OUT, COPIES = "real training images", "held-out real images", "noisy copies of training images"
+AUTOENCODER = "autoencoder"
 
 
 @dataclass
@@ -39,6 +42,16 @@ class ImageSet:
         """The images at `index` only."""
         chosen = [self.paths[i] for i in index]
         return ImageSet(self.name, chosen, self.images[index], self.label[index], self.sizes, self.bad)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """NAME=PATH -> (NAME, PATH); without a name, the last part of the path."""
+    name, mark, path = text.partition("=")
+    if mark and name and path:
+        return name, path
+    if mark:
+        raise UserError(f"--generated takes NAME=FOLDER or NAME=CHECKPOINT, found '{text}'.\nGive a name and a path.")
+    return Path(text).stem, text
 
 
 def list_generated(folder: Path) -> tuple[list[Path], list[str]]:

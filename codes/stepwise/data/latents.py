@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from stepwise.data.augment import Augment
 from stepwise.data.batches import ignore_stop_signals, useful_workers
-from stepwise.data.folders import content_digest, load_image
+from stepwise.data.folders import read_image
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.seeds import noise_like, numpy_rng
 
@@ -109,12 +109,12 @@ class _Variants(Dataset):
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, str] | UserError:
         try:
-            image = load_image(self.paths[number], self.size_limit)
+            image, digest = read_image(self.paths[number], self.size_limit)
         except UserError as error:  # raised by the main process: a worker would wrap it into a traceback
             return error
         squares = np.stack([self.augment(image, variant, number) for variant in range(self.variants)])
         told = np.stack([self.augment.parameters(variant, number) for variant in range(self.variants)])
-        return np.ascontiguousarray(squares.transpose(0, 3, 1, 2)), told, content_digest(image)
+        return np.ascontiguousarray(squares.transpose(0, 3, 1, 2)), told, digest
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from stepwise.foundation.images import BadImage, decode
 from stepwise.foundation.paths import make_folder, resolve
 from stepwise.training.generate import choose_options, generate, write_images
 from stepwise.training.pretrained import FrozenVAE, load_denoiser
+from stepwise.training.provenance import ModelFile
 
 BATCH = 32
 
@@ -27,7 +28,7 @@ class Candidate:
 
     name: str
     images: ImageSet
-    models: list[Path]
+    models: list[ModelFile]
     minutes: float | None
     parameters: int | None
 
@@ -41,16 +42,6 @@ class Candidate:
         if self.parameters is not None:
             parts.append(f"{self.parameters / 1e6:.1f} M parameters")
         return ", ".join(parts)
-
-
-def split_name(text: str) -> tuple[str, str]:
-    """NAME=PATH -> (NAME, PATH); without a name, the last part of the path."""
-    name, mark, path = text.partition("=")
-    if mark and name and path:
-        return name, path
-    if mark:
-        raise UserError(f"--generated takes NAME=FOLDER or NAME=CHECKPOINT, found '{text}'.\nGive a name and a path.")
-    return Path(text).stem, text
 
 
 def nearest_size(folder: Path) -> int:
@@ -67,8 +58,8 @@ def read_folder(name: str, folder: Path, classes: list[dict[str, Any]], size: in
     """A folder of 3C, with subfolders or without."""
     paths, names = list_generated(folder)
     images = load_set(name, paths, positions(names, classes), size)
-    checkpoints = _checkpoints_named_in(images.paths)
-    return Candidate(name, images, checkpoints, *_training_of(checkpoints))
+    models = _models_named_in(images.paths)
+    return Candidate(name, images, models, *_training_of([model.path for model in models]))
 
 
 def draw(
@@ -85,7 +76,8 @@ def draw(
     model = load_denoiser(checkpoint, vae.device, vae)
     options = choose_options(model, "dpmpp", steps, 0.0, guidance)
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
-    used = {"diffusion_checkpoint": str(checkpoint.resolve()), "guidance": options.guidance, "steps": options.steps}
+    used = {"diffusion_checkpoint": str(checkpoint.resolve()), "diffusion_weights": model.sha256}
+    used |= {"guidance": options.guidance, "steps": options.steps}
     images = []
     for batch in generate(model, vae, labels, range(count), BATCH, seed, options):
         images.append(batch)
@@ -94,16 +86,17 @@ def draw(
     write_images(make_folder(folder), np.concatenate(images), model.class_names(labels, count), metadata)
 
 
-def _checkpoints_named_in(paths: list[Path]) -> list[Path]:
-    """The diffusion checkpoints that 3C noted in its PNG files, each once."""
-    found: dict[Path, None] = {}
+def _models_named_in(paths: list[Path]) -> list[ModelFile]:
+    """The diffusion models that 3C noted in its PNG files, each once."""
+    found: dict[ModelFile, None] = {}
     for path in paths:
         try:
             with Image.open(path, formats=["PNG"]) as image:
                 flags = json.loads(image.info.get("flags", "{}"))
             checkpoint = flags.get("diffusion_checkpoint")
             if isinstance(checkpoint, str):
-                found[resolve(flags.get("base_dir", "."), checkpoint).resolve()] = None
+                path = resolve(flags.get("base_dir", "."), checkpoint).resolve()
+                found[ModelFile(path, flags.get("diffusion_weights"))] = None
         except (OSError, ValueError, AttributeError, TypeError):
             continue
     return list(found)

@@ -45,7 +45,7 @@ class EncodedFolder:
     classes: list[dict[str, Any]]
     image_classes: list[str]
     sha256: str
-    seen: str
+    seen: Tensor
 
 
 def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE, world: World) -> EncodedFolder:
@@ -72,14 +72,14 @@ def encode_folder(folder: Path, args: argparse.Namespace, vae: FrozenVAE, world:
     validated = len(val_index) or "the same"
     print(f"{len(train)} images in {variants} variants to train, {validated} to validate.")
     statistics = train.statistics()
-    seen = val_index or train_index  # without a held-back part the training images must do
+    judged = val_index or train_index  # without a held-back part the training images must do
     label = torch.tensor(class_index) if args.class_conditional else None
     return EncodedFolder(
         train=train,
         statistics=statistics,
-        val_x0=statistics.standardise(part(seen).means()),
+        val_x0=statistics.standardise(part(judged).means()),
         train_label=None if label is None else label[train_index],
-        val_label=None if label is None else label[seen].to(vae.device.device),
+        val_label=None if label is None else label[judged].to(vae.device.device),
         classes=classes if args.class_conditional else [],
         image_classes=[entry["name"] for entry in classes],
         sha256=fingerprint(paths, labels, digests),

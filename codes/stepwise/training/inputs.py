@@ -21,9 +21,10 @@ class Kind:
 
     def require(self, path: Path) -> Path:
         """`path`. Raises UserError if there is no such file."""
-        if path.is_dir():
-            raise UserError(f"{path} is a folder, but {self.flag} needs a file.\nGive {path / 'best_model.pt'}.")
-        if not path.exists():
+        inside = path / "best_model.pt"
+        if inside.exists():
+            raise UserError(f"{path} is a folder, but {self.flag} needs a file.\nGive {inside}.")
+        if not path.is_file():
             raise UserError(f"{self.what} not found: {path}\n{self.advice}, or check {self.flag} and --base-dir.")
         return path
 

@@ -17,11 +17,15 @@ from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 from stepwise.models import autoencoder, denoiser
 from stepwise.training import inputs
+from stepwise.training.provenance import sampling_weights
 
 
 @dataclass
 class FrozenVAE:
-    """3A's autoencoder with its EMA weights. `sha256` is the fingerprint of those weights."""
+    """3A's autoencoder with its EMA weights.
+
+    `sha256` is the fingerprint of those weights, `seen` what `provenance.record` noted of its images, if anything.
+    """
 
     net: nn.Module
     config: dict[str, Any]
@@ -29,6 +33,7 @@ class FrozenVAE:
     image_size: int
     path: Path
     sha256: str
+    seen: Tensor | None = None
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +47,7 @@ class FrozenVAE:
             return self.net.decode(z).float()
 
     def _autocast(self) -> AbstractContextManager:
-        return self.device.autocast() if _vae_precision(self.device) else nullcontext()
+        return self.device.autocast() if vae_precision(self.device) else nullcontext()
 
 
 @dataclass
@@ -50,7 +55,7 @@ class TrainedDenoiser:
     """3B's network with its EMA weights, and all that sampling must know.
 
     `classes`: what it can be told to draw, empty if it is unconditional. `image_classes`: the names of
-    the classes that it was trained on.
+    the classes that it was trained on. `sha256` is the fingerprint of the weights.
     """
 
     net: nn.Module
@@ -62,6 +67,7 @@ class TrainedDenoiser:
     classes: list[dict[str, Any]]
     image_classes: list[str]
     label_dropout: float
+    sha256: str
 
     def class_names(self, labels: list[int] | None, count: int) -> list[str] | None:
         """The class of each of `count` images drawn with `labels`; None where the model cannot tell."""
@@ -73,17 +79,18 @@ class TrainedDenoiser:
 def load_vae(path: Path, device: Device) -> FrozenVAE:
     """Raises UserError when the file is missing or not a checkpoint of 3A."""
     document = _load(path, inputs.VAE)
-    precision = _vae_precision(device)
+    precision = vae_precision(device)
     net, weights = _sampling_net(document["nets"]["vae"], autoencoder.build, device, precision, path)
     config = document["nets"]["vae"]["config"]
-    return FrozenVAE(net, config, device, document["image_size"], path, checkpoints.fingerprint(weights))
+    sha256, seen = checkpoints.fingerprint(weights), document.get("seen")
+    return FrozenVAE(net, config, device, document["image_size"], path, sha256, seen)
 
 
 def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser:
     """Raises UserError when the file is missing, not of 3B, or was trained on another VAE."""
     document = _load_denoiser_document(path)
     require_same_vae(document, vae)
-    net, _ = _sampling_net(document["nets"]["denoiser"], denoiser.build, device, device.dtype, path)
+    net, weights = _sampling_net(document["nets"]["denoiser"], denoiser.build, device, device.dtype, path)
     settings = document["diffusion"]
     return TrainedDenoiser(
         net=net,
@@ -95,6 +102,7 @@ def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser
         classes=document["classes"],
         image_classes=document.get("image_classes", []),
         label_dropout=settings["label_dropout"],
+        sha256=checkpoints.fingerprint(weights),
     )
 
 
@@ -128,7 +136,7 @@ def _load(path: Path, kind: inputs.Kind) -> dict[str, Any]:
     return document
 
 
-def _vae_precision(device: Device) -> torch.dtype | None:
+def vae_precision(device: Device) -> torch.dtype | None:
     """fp16 can overflow in an autoencoder; bf16 has float32's range."""
     return None if device.dtype == torch.float16 else device.dtype
 
@@ -137,7 +145,7 @@ def _sampling_net(
     saved: dict[str, Any], build: Any, device: Device, precision: torch.dtype | None, path: Path
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """The network with the weights to sample with, the EMA where the checkpoint holds one; and these weights."""
-    weights = saved["weights"] if saved.get("ema") is None else saved["ema"]
+    weights = sampling_weights(saved)
     try:
         net = build(saved["config"])
         net.load_state_dict(weights)

@@ -2,71 +2,107 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stepwise.data.folders import content_digest, load_image, reading_size
+import torch
+from torch import Tensor
+
+from stepwise.data.folders import in_threads, read_image
 from stepwise.foundation import checkpoints
 from stepwise.foundation.errors import UserError
 
-DIGEST = 16  # hexadecimal digits kept of the SHA-256 of an image
+DIGEST = 8  # bytes kept of the SHA-256 of an image
+THREADS = 4
+NETS = {"3A": "vae", "3B": "denoiser"}
 
 
-def record(digests: list[str]) -> str:
-    """What a checkpoint holds of the digests of all images that it was trained on or validated on."""
-    return "".join(digest[:DIGEST] for digest in digests)
+def record(digests: list[str]) -> Tensor:
+    """What a checkpoint holds of the digests of all images that it was trained or validated on: uint8 [N, DIGEST]."""
+    joined = bytearray.fromhex("".join(digest[: 2 * DIGEST] for digest in digests))
+    return torch.frombuffer(joined, dtype=torch.uint8).reshape(-1, DIGEST)
 
 
-def seen(document: dict[str, Any]) -> set[str] | None:
-    """The shortened digests that `record` put into a checkpoint; None where an older version wrote it."""
-    joined = document.get("seen")
-    return None if joined is None else {joined[i : i + DIGEST] for i in range(0, len(joined), DIGEST)}
+def together(seen: Tensor, before: Tensor | None) -> Tensor | None:
+    """What a model has seen whose autoencoder has seen `before`; None where that is not known."""
+    return None if before is None else torch.unique(torch.cat([seen, before]), dim=0)
+
+
+def sampling_weights(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """Of a network in a checkpoint the weights to sample with: the EMA where there is one."""
+    return saved["weights"] if saved.get("ema") is None else saved["ema"]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A checkpoint, and the fingerprint of the weights that did the work; None where nobody noted it."""
+
+    path: Path
+    weights: str | None
+
+    def seen(self) -> set[bytes] | str:
+        """The digests of all images that it has seen, or why they are not known."""
+        try:
+            document = checkpoints.load(self.path)
+        except (OSError, UserError):
+            return f"{self.path} cannot be read"
+        saved = document["nets"][NETS[document["script"]]]
+        if self.weights and checkpoints.fingerprint(sampling_weights(saved)) != self.weights:
+            return f"{self.path} holds another model by now"
+        if document.get("seen") is None:
+            return f"{self.path} does not say it (an earlier version wrote it, or its autoencoder)"
+        return _rows(document["seen"])
 
 
 class Provenance:
     """Compares what models have seen with the two real folders of a report."""
 
-    def __init__(self, train: list[Path], held_out: list[Path]):
-        self.train, self.held_out = train, held_out
-        self._digests = cache(_digests)  # models of one size share them
+    def __init__(self, train: list[Path], held_out: list[Path], check: Callable[[], None] = lambda: None):
+        self._paths, self._check = {"train": train, "held_out": held_out}, check
 
-    def remarks(self, name: str, models: list[Path]) -> list[str]:
-        """Notes on the set or model called `name`, made by the checkpoints `models`."""
-        leaked: set[int] = set()
-        elsewhere: set[str] = set()
-        for path in models:
+    @cached_property
+    def _digests(self) -> dict[str, list[bytes | None]]:
+        def digest(path: Path) -> bytes | None:
             try:
-                document = checkpoints.load(path)
-            except (OSError, UserError):
-                return [f"{name}: {path} cannot be read, so it is not known which images it has seen."]
-            known = seen(document)
-            if known is None:
-                return [f"{name}: {path} does not say which images it has seen (an earlier version wrote it)."]
-            limit = reading_size(document["image_size"])
-            held_out = self._digests(tuple(self.held_out), limit)
-            leaked |= {place for place, digest in enumerate(held_out) if digest in known}
-            elsewhere |= known - set(self._digests(tuple(self.train), limit)) - set(held_out)
-        notes = []
+                return bytes(record([read_image(path, None)[1]])[0].tolist())
+            except UserError:  # the report names it
+                return None
+
+        title = "who has seen them"
+        return {
+            name: list(in_threads(digest, paths, THREADS, self._check, title)) for name, paths in self._paths.items()
+        }
+
+    def remarks(self, name: str, models: list[ModelFile]) -> list[str]:
+        """Notes on the set or model called `name`, made by `models`."""
+        if not models:
+            return [f"{name}: its images name no model, so it is not known whether that has seen the held-out images."]
+        found = [model.seen() for model in models]
+        notes = [f"{name}: which images it has seen is not known: {text}." for text in found if isinstance(text, str)]
+        known = set().union(*(digests for digests in found if isinstance(digests, set)))
+        held_out, train = self._digests["held_out"], set(self._digests["train"])
+        leaked = sum(digest in known for digest in held_out)
+        elsewhere = len(known - train - set(held_out))
         if leaked:
             notes.append(
-                f"{name} has seen {len(leaked)} of the {len(self.held_out)} held-out images in its training, which "
-                "flatters it: train on 2A --holdout's corel_all, or hold out others."
+                f"{name} has seen {leaked} of the {len(held_out)} held-out images in its training, which flatters it: "
+                "train on 2A --holdout's corel_all, or hold out others."
             )
-        if elsewhere:
+        if elsewhere and elsewhere == len(known):
             notes.append(
-                f"{name} was trained on {len(elsewhere)} images that are not in --train-dir: "
-                "copies of those are not found."
+                f"{name} was trained on none of the images in --train-dir: copies are looked for among images that it "
+                "does not know, and held-out images that it knows cannot be told."
+            )
+        elif elsewhere:
+            notes.append(
+                f"{name} was trained on {elsewhere} images that are not in --train-dir: copies of those are not found."
             )
         return notes
 
 
-def _digests(paths: tuple[Path, ...], limit: int) -> list[str | None]:
-    """The shortened digest of each image as models read it; None for one that cannot be read."""
-    found: list[str | None] = []
-    for path in paths:
-        try:
-            found.append(content_digest(load_image(path, limit))[:DIGEST])
-        except UserError:  # the report names it
-            found.append(None)
-    return found
+def _rows(seen: Tensor) -> set[bytes]:
+    joined = seen.contiguous().numpy().tobytes()
+    return {joined[i : i + DIGEST] for i in range(0, len(joined), DIGEST)}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stepwise.data.image_sets import ImageSet
+from stepwise.data.image_sets import AUTOENCODER, COPIES, HELD_OUT, TRAIN, ImageSet
 from stepwise.evaluation import figures, report
 from stepwise.evaluation.intervals import of_mean
 from stepwise.evaluation.measures import IN_TABLE, MEASURES, MEMORIZATION
@@ -23,8 +23,6 @@ from stepwise.training.quality import SPACES, Result
 
 COLUMNS = 8
 SUSPECTS = 8
-TRAIN, HELD_OUT, COPIES = "real training images", "held-out real images", "noisy copies of training images"
-AUTOENCODER = "autoencoder"
 
 
 @dataclass

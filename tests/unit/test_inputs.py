@@ -1,0 +1,29 @@
+"""What a script reads, looked for before anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stepwise.foundation.errors import UserError
+from stepwise.training import inputs
+
+
+def test_a_file_is_what_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "best_model.pt").touch()
+    assert inputs.VAE.require(tmp_path / "best_model.pt") == tmp_path / "best_model.pt"
+
+
+def test_a_folder_of_a_run_leads_to_its_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Give .*best_model\.pt"):
+        (tmp_path / "best_model.pt").touch()
+        inputs.DENOISER.require(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [inputs.VAE, inputs.DENOISER])
+def test_what_is_missing_is_named_with_its_script(tmp_path: Path, kind: inputs.Kind) -> None:
+    for path in (tmp_path, tmp_path / "absent.pt"):
+        with pytest.raises(UserError, match=rf"{kind.what} not found: (?s:.*){kind.script}-train") as found:
+            kind.require(path)
+        assert kind.flag in str(found.value) and "--base-dir" in str(found.value)
