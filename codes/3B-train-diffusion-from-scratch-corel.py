@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from stepwise.diffusion.guidance import GUIDE_AT
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
 from stepwise.training import cli, inputs
@@ -12,7 +13,7 @@ from stepwise.training import cli, inputs
 FIXED_FLAGS = (
     *("batch_size", "grad_accum", "image_size", "augment", "augment_variants", "val_split", "seed"),
     *("class_conditional", "label_dropout", "prediction", "min_snr_gamma", "timesteps", "schedule"),
-    *("lr_scheduler", "no_ema", "ema_decay", "base_channels", "layers", "dropout"),
+    *("lr_scheduler", "no_ema", "ema_decay", "base_channels", "layers", "dropout", "guide_at"),
 )
 
 
@@ -77,6 +78,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     train.add_argument("--no-ema", action="store_true", help="no moving average of the weights")
     train.add_argument("--ema-decay", type=cli.fraction, default=0.995, help="decay of the moving average")
+    train.add_argument(
+        "--guide-at",
+        type=cli.fraction,
+        default=GUIDE_AT,
+        help="share of the training after which the weights are kept as 3C's guide; 0: no guide",
+    )
     train.add_argument("--no-mixed-precision", action="store_true", help="float32 throughout")
     cli.add_compile_flag(train)
     stop = parser.add_argument_group("stopping")
@@ -126,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training import compilation, distributed, provenance
     from stepwise.training.denoising import DenoiserMonitor
     from stepwise.training.encoding import encode_folder
+    from stepwise.training.guide import Guide
     from stepwise.training.learner import Learner
     from stepwise.training.loop import NO_LIMIT, Clock, Plan, fit
     from stepwise.training.pretrained import load_vae, require_same_vae
@@ -174,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     schedule = schedules.build(args.schedule, args.timesteps)
     monitor = DenoiserMonitor(args, folder, learner, schedule, vae, data)
-    plateau = Plateau()
+    plateau, guide = Plateau(), Guide(args.guide_at, state)
 
     def step(index: np.ndarray, clock: Clock) -> dict:
         rate = learning_rate(args.lr_scheduler, clock.progress, args.lr, args.lr_min)
@@ -195,6 +203,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         losses = {"loss": error.mean()}
         learner.update(losses["loss"])
+        guide.observe(clock.progress, learner)
         return losses
 
     def document() -> dict:
@@ -211,6 +220,7 @@ def main(argv: list[str] | None = None) -> int:
                 "label_dropout": args.label_dropout,
             },
             "plateau": plateau.state(),
+            "guide": guide.state(),
             "images": data.sha256,
             "seen": provenance.together(data.seen, vae.seen),
             "parents": {"vae": {"path": str(vae.path.resolve()), "sha256": vae.sha256}},

@@ -51,16 +51,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--ddim-steps", type=cli.positive_int, metavar="N", help="short for --sampler ddim --steps N")
     how.add_argument("--eta", type=cli.non_negative_float, help="noise of ddim: 0 none, 1 as ddpm (default: 0)")
     how.add_argument(
+        "--guidance-by",
+        choices=["guide", "label"],
+        help="away from the model early in its training, or from what it draws without its label (default: guide)",
+    )
+    how.add_argument(
         "--guidance",
         type=cli.non_negative_float,
-        help=f"classifier-free guidance; 1: none (default: {GUIDANCE:g} with classes)",
+        help=f"strength; 1: none (default: {GUIDANCE['guide']:g} by the guide, {GUIDANCE['label']:g} by the label)",
     )
     how.add_argument(
         "--guidance-interval",
         nargs=2,
         type=cli.noise_level,
         metavar=("LOW", "HIGH"),
-        help=f"noise levels sigma between which guidance acts; 0 inf: all (default: {INTERVAL[0]:g} {INTERVAL[1]:g})",
+        help="noise levels sigma between which guidance acts; 0 inf: all (default: {} {} by the guide, {} {} by the "
+        "label)".format(*INTERVAL["guide"], *INTERVAL["label"]),
     )
     how.add_argument(
         "--batch-size", type=cli.positive_int, default=16, help="images at a time; reduce it if memory runs out"
@@ -110,11 +116,14 @@ def main(argv: list[str] | None = None) -> int:
     model = load_denoiser(model_path, device, vae)
     labels = choose_labels(args, model)
     count = len(labels) if labels else args.num_images or 16
-    options = choose_options(model, args.sampler, args.steps, args.eta, args.guidance, args.guidance_interval)
+    options = choose_options(
+        model, args.sampler, args.steps, args.eta, args.guidance, args.guidance_interval, args.guidance_by
+    )
     output = grid_path(args)
 
     mine, parts = world.part(count), [np.zeros((0, vae.image_size, vae.image_size, 3), dtype=np.uint8)]
-    described = f"{options.kind}, {options.steps} steps"
+    guided = f", guidance {options.guidance:g} by the {options.by}" if options.guidance != 1 else ""
+    described = f"{options.kind}, {options.steps} steps{guided}"
     with tqdm(total=len(mine), desc=described, unit="img", disable=not world.is_main) as bar:
         for batch in generate(model, vae, labels, mine, args.batch_size, args.seed, options):
             parts.append(batch)
@@ -126,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
 
     used = {**vars(args), "steps": options.steps, "guidance": options.guidance, "num_images": count}
     used |= {"diffusion_checkpoint": str(model_path.resolve()), "diffusion_weights": model.sha256}
-    used["guidance_interval"] = [str(level) for level in options.interval]
+    used |= {"guidance_by": options.by, "guidance_interval": [str(level) for level in options.interval]}
     metadata = {"seed": str(args.seed), "flags": json.dumps(used, sort_keys=True)}
     if labels and len(set(labels)) > 1:
         picture = labelled_grid(class_rows(images, labels, model.classes, args.nrow))

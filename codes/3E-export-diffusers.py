@@ -43,10 +43,15 @@ def main(argv: list[str] | None = None) -> int:
     output = writable_folder(resolve(args.base_dir, args.output_dir))
     if args.format == "safetensors":
         to_safetensors(output, vae, model)
-        print(f"Weights: {output / 'vae.safetensors'}, {output / 'denoiser.safetensors'}")
+        names = ["vae", "denoiser", *(["guide"] if model.guide else [])]
+        print("Weights: " + ", ".join(str(output / f"{name}.safetensors") for name in names))
     else:
         to_diffusers(output, vae, model)
-        print(f"Exported: {output}\nLoad it with from_pretrained(FOLDER, subfolder='vae'), 'unet' and 'scheduler'.")
+        print(
+            f"Exported: {output}\nLoad it with from_pretrained(FOLDER, subfolder='vae'), 'unet'"
+            + (", 'guide'" if model.guide else "")
+            + " and 'scheduler'."
+        )
     return 0
 
 

@@ -163,7 +163,7 @@ def test_drawn_images_say_their_class_and_model(whole: tuple[Process, Path], den
     assert list(captions.values()) == ["a photo of a 0001"] * 5 + ["a photo of a 0002"] * 4
     used = json.loads(Image.open(folder / "image_0001.png").text["flags"])
     assert used["diffusion_checkpoint"] == str((denoiser / "best_model.pt").resolve())
-    assert used["guidance"] == 3.0, "that of a model with classes"
+    assert used["guidance"] == 4.0 and used["guidance_by"] == "guide", "as 3C"
 
 
 def test_same_seed_same_figures(
@@ -482,7 +482,20 @@ def test_guidance_is_refused_where_the_model_cannot_do_it(
     train = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images, "--output-dir", tmp_path / "run")
     small = ("--base-channels", 16, "--layers", 1, "--augment-variants", 1, "--epochs", 1, "--timesteps", 20)
     done = server.run(
-        *("3B", *train, *small, "--class-conditional", "--label-dropout", 0, "--num-workers", 0, "--device", "cpu")
+        *(
+            "3B",
+            *train,
+            *small,
+            "--class-conditional",
+            "--label-dropout",
+            0,
+            "--guide-at",
+            0,
+            "--num-workers",
+            0,
+            "--device",
+            "cpu",
+        )
     )
     assert done.code == 0, done.err
     model = tmp_path / "run/best_model.pt"

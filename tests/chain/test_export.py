@@ -36,17 +36,19 @@ def exported(server, tmp_path_factory, vae, denoiser):
     return folder
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_diffusers_draws_the_same_images(exported, pair, guidance):
+@pytest.mark.parametrize(("by", "guidance"), [("label", 1.0), ("label", 2.0), ("guide", 2.0)])
+def test_diffusers_draws_the_same_images(exported, pair, by, guidance):
     vae, model = pair
+    guide = model.guide if by == "guide" else None
     label = torch.tensor([0, 1, 1])
     x = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    predict = predictor(model.net, model.schedule, model.prediction, label, len(model.classes), guidance)
+    predict = predictor(model.net, model.schedule, model.prediction, label, len(model.classes), guidance, guide=guide)
     z = samplers.ddim(predict, x, model.schedule, STEPS, noise=None)
     wanted = vae.decode(model.statistics.restore(z))
 
     their_vae = AutoencoderKL.from_pretrained(exported, subfolder="vae").eval()
     unet = UNet2DModel.from_pretrained(exported, subfolder="unet").eval()
+    their_guide = UNet2DModel.from_pretrained(exported, subfolder="guide").eval()
     scheduler = DDIMScheduler.from_pretrained(exported, subfolder="scheduler")
     none = json.loads((exported / "classes.json").read_text())["no_class"]
     assert not scheduler.config.clip_sample
@@ -54,8 +56,11 @@ def test_diffusers_draws_the_same_images(exported, pair, guidance):
     with torch.no_grad():
         for t in scheduler.timesteps:
             cond = unet(x, t, class_labels=label).sample
-            uncond = unet(x, t, class_labels=torch.full_like(label, none)).sample
-            x = scheduler.step(uncond + guidance * (cond - uncond), t, x).prev_sample
+            if guide:
+                weaker = their_guide(x, t, class_labels=label).sample
+            else:
+                weaker = unet(x, t, class_labels=torch.full_like(label, none)).sample
+            x = scheduler.step(weaker + guidance * (cond - weaker), t, x).prev_sample
         found = their_vae.decode(x / their_vae.config.scaling_factor + their_vae.config.shift_factor).sample
     assert wanted.std() > 0.01
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
@@ -75,7 +80,7 @@ def test_safetensors_hold_our_own_weights(server, tmp_path, vae, denoiser, pair)
     done = server.run("3E", *files, "--output-dir", tmp_path, "--format", "safetensors")
     assert done.code == 0, done.err
     frozen, model = pair
-    for name, net, extra in (("vae", frozen.net, 0), ("denoiser", model.net, 2)):
+    for name, net, extra in (("vae", frozen.net, 0), ("denoiser", model.net, 2), ("guide", model.guide, 2)):
         weights = load_file(tmp_path / f"{name}.safetensors")
         own = net.state_dict()
         assert len(weights) == len(own) + extra

@@ -92,6 +92,10 @@ def test_chain_3b_writes(base: Path) -> None:
     assert [entry["name"] for entry in document["classes"]] == ["steam train", "cake"]
     vae = checkpoints.load(base / "vae_models/best_model.pt")
     assert document["parents"]["vae"]["sha256"] == checkpoints.fingerprint(vae["nets"]["vae"]["weights"])
+    best = checkpoints.load(folder / "best_model.pt")
+    guide, weights = best["guide"]["weights"], best["nets"]["denoiser"]["weights"]
+    assert guide.keys() == weights.keys() and checkpoints.fingerprint(guide) != checkpoints.fingerprint(weights)
+    assert checkpoints.fingerprint(guide) == checkpoints.fingerprint(document["guide"]["weights"])
 
 
 def test_chain_3c_writes(base: Path) -> None:
@@ -107,6 +111,7 @@ def test_chain_3c_writes(base: Path) -> None:
     assert grid.text["seed"] == "3"
     flags = json.loads(grid.text["flags"])
     assert (flags["sampler"], flags["steps"], flags["num_images"]) == ("ddim", 4, 8)
+    assert (flags["guidance_by"], flags["guidance"], flags["guidance_interval"]) == ("guide", 4.0, ["0.3", "5.0"])
     one = Image.open(base / "generated_images_individual/image_0001.png")
     assert one.size == (32, 32)
     assert (one.text["seed"], one.text["class"]) == ("3", "steam train")
@@ -181,6 +186,8 @@ def test_samplers(generate) -> None:
     grids = [singles(generate(kind, *flags, "--sampler", kind)) for kind in ("ddpm", "ddim", "dpmpp")]
     grids.append(singles(generate("eta", *flags, "--sampler", "ddim", "--eta", 0.8)))
     grids.append(singles(generate("guided", *flags, "--sampler", "ddim", "--guidance", 5)))
+    grids.append(singles(generate("by_label", *flags, "--sampler", "ddim", "--guidance-by", "label")))
+    grids.append(singles(generate("unguided", *flags, "--sampler", "ddim", "--guidance", 1)))
     for i, first in enumerate(grids):
         assert all(not np.array_equal(first[0], second[0]) for second in grids[:i])
     short, long = (generate(n, *flags, *f) for n, f in (("s", ("--ddim-steps", 3)), ("l", ("--sampler", "ddim"))))
@@ -233,7 +240,9 @@ def test_vector_latents_without_classes(server: Server, vector: Path) -> None:
     assert 5 * 32 <= width < 6 * 32
     assert 32 <= height < 2 * 32
     failed(server.run("3C", *files, "--class", "cake"), "without classes", "--class-conditional")
-    failed(server.run("3C", *files, "--guidance", 3), "--guidance needs", "--class-conditional")
+    failed(server.run("3C", *files, "--guidance-by", "label"), "cannot do that", "--class-conditional")
+    guided = server.run("3C", *files, "--guidance-by", "guide", "--guidance", 3, "--ddim-steps", 2)
+    assert guided.code == 0 and "guidance 3 by the guide" in guided.err, guided.err
 
 
 def test_a_loss_that_bounces_ends_a_run_only_once_the_learning_rate_has_come_down(

@@ -141,6 +141,28 @@ def test_without_labels_guidance_changes_nothing():
     assert len(inputs) == 3 and labels is None
 
 
+@pytest.mark.parametrize("label", [torch.tensor([0, 2, 1]), None])
+def test_a_guide_takes_the_place_of_the_missing_label(label):
+    """Autoguidance: away from the guide, told the same label; with classes or without."""
+    xt, t = randn(3, 5), torch.full((3,), 600)
+
+    def strong(xt, t, label):
+        return 0.3 * xt if label is None else labelled(xt, t, label)
+
+    def weak(xt, t, label):
+        return strong(xt, t, label) + 0.1
+
+    net, guide = Recorder(strong), Recorder(weak)
+    found = predictor(net, PLAN, "v", label, 7, 3.0, guide=guide)(xt, 600)
+    wanted = read(strong(xt, t, label) - 2 * 0.1, xt, float(PLAN.alpha_bar[600]), "v")
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    for calls in (net.calls, guide.calls):
+        ((inputs, _, labels),) = calls
+        assert len(inputs) == 3 and labels is label
+    predictor(net, PLAN, "v", label, 7, 3.0, (0.0, 0.1), guide=guide)(xt, 600)
+    assert (len(net.calls), len(guide.calls)) == (2, 1), "outside of the interval the guide is not asked"
+
+
 def test_guidance_acts_inside_its_interval_only():
     """sigma at t is sqrt((1 - a) / a); outside of the interval the network runs once, with the label alone."""
     sigma = ((1 - PLAN.alpha_bar) / PLAN.alpha_bar).sqrt()

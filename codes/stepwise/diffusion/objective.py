@@ -55,13 +55,15 @@ def predictor(
     null_label: int,
     guidance: float,
     interval: tuple[float, float] = (0.0, math.inf),
+    guide: nn.Module | None = None,
 ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
-    """A function (xt, t) -> (x0_hat, eps_hat) for the samplers, with classifier-free guidance.
+    """A function (xt, t) -> (x0_hat, eps_hat) for the samplers, guided away from a weaker prediction.
 
-    output = uncond + guidance * (cond - uncond), Ho and Salimans 2022, equation 6 with
-    guidance = 1 + w. At guidance 1 (or without labels) the network runs once a step, and so it does
-    where the noise level sigma = sqrt((1 - alpha_bar) / alpha_bar) lies outside of `interval`
-    (Kynkäänniemi et al. 2024).
+    output = weaker + guidance * (output - weaker). The weaker prediction is that without the label:
+    classifier-free guidance, Ho and Salimans 2022, equation 6 with guidance = 1 + w. With `guide` it is that
+    of this worse network, told the same label: autoguidance, Karras et al. 2024, equation 4. At guidance 1
+    (or with neither label nor guide) the network runs once a step, and so it does where the noise level
+    sigma = sqrt((1 - alpha_bar) / alpha_bar) lies outside of `interval` (Kynkäänniemi et al. 2024).
     """
 
     def predict(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
@@ -69,8 +71,11 @@ def predictor(
         alpha_bar = float(schedule.alpha_bar[t])
         inside = interval[0] <= math.sqrt((1 - alpha_bar) / alpha_bar) <= interval[1]
         guided = inside or guidance < 1  # below 1 the label is to count less, everywhere
-        if label is None or guidance == 1 or not guided:
+        if (label is None and guide is None) or guidance == 1 or not guided:
             output = net(xt, steps, label).float()
+        elif guide is not None:
+            weaker = guide(xt, steps, label).float()
+            output = weaker + guidance * (net(xt, steps, label).float() - weaker)
         else:
             both = torch.cat([label, torch.full_like(label, null_label)])
             cond, uncond = net(torch.cat([xt, xt]), torch.cat([steps, steps]), both).float().chunk(2)

@@ -77,7 +77,7 @@ def draw(
     options = choose_options(model, "dpmpp", steps, 0.0, guidance)
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
     used = {"diffusion_checkpoint": str(checkpoint.resolve()), "diffusion_weights": model.sha256}
-    used |= {"guidance": options.guidance, "steps": options.steps}
+    used |= {"guidance": options.guidance, "guidance_by": options.by, "steps": options.steps}
     images = []
     for batch in generate(model, vae, labels, range(count), BATCH, seed, options):
         images.append(batch)

@@ -84,8 +84,8 @@ class DenoiserMonitor:
             self.args.prediction,
             label,
             self.num_classes,
-            GUIDANCE if self.args.label_dropout else 1.0,
-            INTERVAL,
+            GUIDANCE["label"] if self.args.label_dropout else 1.0,
+            INTERVAL["label"],
         )
 
         def checked(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:

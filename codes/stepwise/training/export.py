@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stepwise.data.latents import LatentStatistics
 from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
@@ -23,7 +23,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def to_diffusers(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:
-    """vae/ (AutoencoderKL), unet/ (UNet2DModel), scheduler/ (DDIMScheduler) and classes.json.
+    """vae/ (AutoencoderKL), unet/ and a guide/ (UNet2DModel), scheduler/ (DDIMScheduler), classes.json.
 
     The standardisation of the latents is folded into the 1 x 1 convolutions around them, since
     diffusers has one scale for all channels: scaling_factor is 1. Raises UserError for a vector latent.
@@ -34,18 +34,25 @@ def to_diffusers(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:
         )
     weights = {name: tensor.cpu() for name, tensor in vae.net.state_dict().items()}
     _write_model(folder / "vae", _vae_config(vae), _with_standardised_latents(weights, model.statistics))
-    weights = {name: tensor.cpu() for name, tensor in model.net.state_dict().items()}
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("augment_embedding.")}
-    _write_model(folder / "unet", _unet_config(model), weights)
+    for name, net in _denoisers(model, "unet").items():
+        weights = {key: tensor.cpu() for key, tensor in net.state_dict().items()}
+        weights = {key: tensor for key, tensor in weights.items() if not key.startswith("augment_embedding.")}
+        _write_model(folder / name, _unet_config(model), weights)
     _write_json(make_folder(folder / "scheduler") / "scheduler_config.json", _scheduler_config(model))
     _write_json(
         folder / "classes.json",
-        {"classes": model.classes, "no_class": len(model.classes), "guidance": GUIDANCE, "interval": list(INTERVAL)},
+        {
+            "classes": model.classes,
+            "no_class": len(model.classes),
+            "by": "label" if model.guide is None else "guide",
+            "guidance": GUIDANCE,
+            "interval": {by: list(levels) for by, levels in INTERVAL.items()},
+        },
     )
 
 
 def to_safetensors(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:
-    """vae.safetensors and denoiser.safetensors: our own weights and latent statistics, configs as metadata."""
+    """vae, denoiser and guide.safetensors: our own weights and latent statistics, configs as metadata."""
     statistics = {f"latents.{name}": tensor for name, tensor in model.statistics.state().items()}
     about = {
         "classes": json.dumps(model.classes),
@@ -54,11 +61,13 @@ def to_safetensors(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None
         "timesteps": str(model.schedule.timesteps),
     }
     _save(folder / "vae.safetensors", dict(vae.net.state_dict()), {"config": json.dumps(vae.config)})
-    _save(
-        folder / "denoiser.safetensors",
-        {**model.net.state_dict(), **statistics},
-        {"config": json.dumps(model.config), **about},
-    )
+    for name, net in _denoisers(model, "denoiser").items():
+        weights = {**net.state_dict(), **statistics}
+        _save(folder / f"{name}.safetensors", weights, {"config": json.dumps(model.config), **about})
+
+
+def _denoisers(model: TrainedDenoiser, name: str) -> dict[str, nn.Module]:
+    return {name: model.net} | ({} if model.guide is None else {"guide": model.guide})
 
 
 def _with_standardised_latents(weights: dict[str, Tensor], statistics: LatentStatistics) -> dict[str, Tensor]:

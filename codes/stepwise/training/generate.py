@@ -26,13 +26,17 @@ from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """kind: ddpm, ddim or dpmpp; eta is ddim's; guidance 1 is none and acts within `interval` of sigma only."""
+    """kind: ddpm, ddim or dpmpp; eta is ddim's; guidance 1 is none and acts within `interval` of sigma only.
+
+    `by`: label (classifier-free guidance) or guide (autoguidance).
+    """
 
     kind: str
     steps: int
     eta: float
     guidance: float
     interval: tuple[float, float] = (0.0, math.inf)
+    by: str = "label"
 
 
 def choose_options(
@@ -42,24 +46,31 @@ def choose_options(
     eta: float,
     guidance: float | None,
     interval: Sequence[float] | None = None,
+    by: str | None = None,
 ) -> SamplerOptions:
     """The options asked for, None replaced by what suits the model.
 
-    Raises UserError for guidance without a model that learned without labels too, and for more steps
-    than it was trained on.
+    Raises UserError for guidance that the model cannot give, and for more steps than it was trained on.
     """
-    able = bool(model.classes) and model.label_dropout > 0
-    if not able and (guidance not in (None, 1) or interval is not None):
+    able = {"guide": model.guide is not None, "label": bool(model.classes) and model.label_dropout > 0}
+    if by is not None and not able[by]:
         raise UserError(
-            "--guidance needs a model trained with --class-conditional and --label-dropout above 0.\n"
-            "Leave the flag out, or train 3B that way."
+            f"--guidance-by {by}: this model cannot do that.\n"
+            "A guide needs a model trained with --guide-at above 0, long enough to come there; "
+            "the label one trained with --class-conditional and --label-dropout above 0."
         )
-    strength = guidance if guidance is not None else GUIDANCE if able else 1.0
+    if not any(able.values()) and (guidance not in (None, 1) or interval is not None):
+        raise UserError(
+            "--guidance needs a model trained with --guide-at above 0, or with --class-conditional and\n"
+            "--label-dropout above 0. Leave the flag out, or train 3B that way."
+        )
+    by = by or ("guide" if able["guide"] else "label")
+    strength = guidance if guidance is not None else GUIDANCE[by] if able[by] else 1.0
     total = model.schedule.timesteps
     count = steps or {"ddpm": total, "ddim": min(50, total), "dpmpp": min(25, total)}[kind]
     model.schedule.sampling_steps(count)
-    low, high = interval or INTERVAL
-    return SamplerOptions(kind, count, eta, strength, (low, high))
+    low, high = interval or INTERVAL[by]
+    return SamplerOptions(kind, count, eta, strength, (low, high), by)
 
 
 def generate(
@@ -87,7 +98,8 @@ def _latents(
     model: TrainedDenoiser, vae: FrozenVAE, label: Tensor | None, numbers: range, seed: int, options: SamplerOptions
 ) -> Tensor:
     device = vae.device
-    guidance = (len(model.classes), options.guidance, options.interval)
+    guide = model.guide if options.by == "guide" else None
+    guidance = (len(model.classes), options.guidance, options.interval, guide)
     predict = predictor(model.net, model.schedule, model.prediction, label, *guidance)
 
     def noise(step: int | str) -> Tensor:

@@ -55,7 +55,8 @@ class TrainedDenoiser:
     """3B's network with its EMA weights, and all that sampling must know.
 
     `classes`: what it can be told to draw, empty if it is unconditional. `image_classes`: the names of
-    the classes that it was trained on. `sha256` is the fingerprint of the weights.
+    the classes that it was trained on. `guide` is the network early in its training. `sha256` is the fingerprint
+    of the weights.
     """
 
     net: nn.Module
@@ -68,6 +69,7 @@ class TrainedDenoiser:
     image_classes: list[str]
     label_dropout: float
     sha256: str
+    guide: nn.Module | None = None
 
     def class_names(self, labels: list[int] | None, count: int) -> list[str] | None:
         """The class of each of `count` images drawn with `labels`; None where the model cannot tell."""
@@ -91,7 +93,10 @@ def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser
     document = _load_denoiser_document(path)
     require_same_vae(document, vae)
     net, weights = _sampling_net(document["nets"]["denoiser"], denoiser.build, device, device.dtype, path)
-    settings = document["diffusion"]
+    settings, guide = document["diffusion"], None
+    if (document.get("guide") or {}).get("weights"):
+        early = {"config": document["nets"]["denoiser"]["config"], "weights": document["guide"]["weights"]}
+        guide, _ = _sampling_net(early, denoiser.build, device, device.dtype, path)
     return TrainedDenoiser(
         net=net,
         config=document["nets"]["denoiser"]["config"],
@@ -103,6 +108,7 @@ def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser
         image_classes=document.get("image_classes", []),
         label_dropout=settings["label_dropout"],
         sha256=checkpoints.fingerprint(weights),
+        guide=guide,
     )
 
 
