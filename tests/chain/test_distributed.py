@@ -67,7 +67,8 @@ def flags_of(script: str, images: Path, vae: Path, output: Path, epochs: int) ->
     run = ["--output-dir", output, "--epochs", epochs, *FLOAT32]
     if script == "3A":
         # a budget that the KL of one half may be above and of the other below
-        return ["--data-dir", images, *GRID_FLAGS, *run, "--kl-target", 8.3, "--kl-warmup", 0]
+        judged = ["--adversarial-weight", 0.5, "--adversarial-start", 0.25]
+        return ["--data-dir", images, *GRID_FLAGS, *run, "--kl-target", 8.3, "--kl-warmup", 0, *judged]
     files = ["--vae-checkpoint", vae / "best_model.pt", "--image-dir", images]
     return [*files, *DENOISER_FLAGS, "--class-conditional", *run]  # its dropout of 0.1 included
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shlex
 import shutil
 import time
@@ -320,6 +321,25 @@ def test_other_vae_is_refused(server: Server, vector: Path, vae: Path, denoiser:
     failed(server.run("3C", *files, "--output", vector / "x.png"), "is not the VAE", "--vae-checkpoint")
     swapped = ("--vae-checkpoint", denoiser / "best_model.pt", "--diffusion-checkpoint", vae / "best_model.pt")
     failed(server.run("3C", *swapped), "is a checkpoint of 3B", "needs one of 3A")
+
+
+def test_a_discriminator_acts_in_the_second_half_and_the_newest_is_the_best(
+    server: Server, images: Path, tmp_path: Path
+) -> None:
+    """What it asks for raises the reconstruction error, so that this cannot choose the best any more."""
+    flags = ("--data-dir", images, "--output-dir", tmp_path / "run", *GRID_FLAGS, "--adversarial-weight", 0.5)
+    done = server.run("3A", *flags, "--epochs", 4)
+    assert done.code == 0, done.err
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["adversarial"]) for row in rows] == [bool(row["discriminator"]) for row in rows]
+    assert [bool(row["adversarial"]) for row in rows] == [False, False, True, True]
+    assert all(math.isfinite(float(row[name])) for row in rows[2:] for name in ("adversarial", "discriminator"))
+    best = checkpoints.load(tmp_path / "run/best_model.pt")
+    assert best["best"]["epoch"] == 4 and set(best["nets"]) == {"vae", "discriminator"}
+    failed(
+        server.run("3A", *flags, "--epochs", 4, "--resume", "auto", "--adversarial-start", 0.1), "--adversarial-start"
+    )
 
 
 def test_missing_and_damaged_checkpoints(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:

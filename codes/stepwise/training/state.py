@@ -66,7 +66,8 @@ class Plan:
     batches(epoch, batch) yields batches from that position on, epoch after epoch.
     validate() returns named values, `monitor` among them (lower is better).
     preview(epoch, rows) writes pictures and plots; document() gives what a checkpoint must hold
-    beside the learners. has_settled(progress): see Stopper. `show` names further columns for the
+    beside the learners. has_settled(progress): see Stopper. newest_is_best(progress): from here on `monitor`
+    does not tell what is best, and the newest weights are kept. `show` names further columns for the
     progress bar; `next_command` is what a user types after this.
     """
 
@@ -87,6 +88,7 @@ class Plan:
     stopper: Stopper
     on_validation: Callable[[float], None] = lambda value: None
     has_settled: Callable[[float], bool] = lambda progress: True
+    newest_is_best: Callable[[float], bool] = lambda progress: False
     next_command: str = ""
     world: World = ALONE
 
@@ -194,7 +196,7 @@ class RunState:
         return value
 
     def _keep_if_best(self, value: float) -> None:
-        if value < self.best["value"]:
+        if value < self.best["value"] or self.plan.newest_is_best(self.clock.progress):
             self.best = {"value": value, **self.rows[-1]}
             if self.world.is_main:
                 self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}

@@ -94,6 +94,7 @@ class VAEMonitor:
                 "KL in nats per latent vector": ["kl", "val_kl"],
                 "validation PSNR in dB": ["val_psnr"],
                 "validation SSIM": ["val_ssim"],
+                **({"adversarial": ["adversarial", "discriminator"]} if self.args.adversarial_weight else {}),
             },
             marks={"KL in nats per latent vector": self.args.kl_target},
         )

@@ -1,0 +1,78 @@
+"""The discriminator, its losses, and how it trains beside an autoencoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stepwise.foundation.devices import Device
+from stepwise.losses import adversarial
+from stepwise.models import discriminator
+from stepwise.training.critic import Critic
+from stepwise.training.distributed import ALONE
+
+CPU = Device(torch.device("cpu"), None)
+
+
+@pytest.mark.parametrize(("image_size", "patch"), [(64, 34), (128, 70)])
+def test_a_logit_sees_one_patch(image_size: int, patch: int) -> None:
+    net = discriminator.build(discriminator.preset(image_size))
+    net.norms = torch.nn.ModuleList(torch.nn.Identity() for _ in net.norms)  # they look at the whole image
+    x = torch.zeros(1, 3, 128, 128, requires_grad=True)
+    logits = net(x)
+    middle = logits.shape[-1] // 2
+    (gradient,) = torch.autograd.grad(logits[0, 0, middle, middle], x)
+    seen = gradient[0].abs().sum(0).nonzero()
+    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [patch, patch]
+
+
+def test_images_are_judged_one_by_one() -> None:
+    net = discriminator.build(discriminator.preset(64))
+    x = torch.rand(3, 3, 64, 64)
+    torch.testing.assert_close(net(x)[1:], net(x[1:]))
+
+
+def test_losses_of_known_logits() -> None:
+    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0])
+    assert adversarial.discriminator_loss(real, fake).item() == pytest.approx(0.5 * (0.5 + 1.0))
+    assert adversarial.generator_loss(fake).item() == pytest.approx(1.0)
+
+
+def test_the_weight_makes_both_pull_equally_hard() -> None:
+    layer = torch.randn(5, requires_grad=True)
+    near, far = (layer - 1).square().sum(), 1e-3 * layer.sin().sum()
+    first, second = adversarial.pull(near, layer), adversarial.pull(far, layer)
+    weight = adversarial.adaptive_weight(first, second)
+    torch.testing.assert_close(first, 2 * (layer - 1).detach())
+    assert (weight * second).norm().item() == pytest.approx(first.norm().item(), rel=0.1)
+    assert adversarial.adaptive_weight(first, 0 * second).item() == adversarial.LARGEST
+
+
+def critic(weight: float = 0.5, start: float = 0.25) -> Critic:
+    torch.manual_seed(0)
+    return Critic(CPU, ALONE, 32, weight, start, grad_accum=1)
+
+
+def test_it_learns_to_tell_photos_from_blurred_ones() -> None:
+    rng, judge = torch.Generator().manual_seed(1), critic()
+    losses = []
+    for _ in range(30):
+        x = torch.rand(8, 3, 32, 32, generator=rng) * 2 - 1
+        blurred = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+        losses.append(judge.learn(x, blurred, share=1.0).item())
+    assert losses[0] > 0.8 and losses[-1] < 0.3
+
+
+def test_its_judgement_reaches_the_pictures_but_not_itself() -> None:
+    judge = critic()
+    assert not judge.acts(0.24) and judge.acts(0.25)
+    layer = torch.nn.Conv2d(3, 3, 1)
+    x = torch.rand(2, 3, 32, 32)
+    for progress, grown in ((0.25, 0.0), (0.275, 0.5), (0.3, 1.0), (0.9, 1.0)):
+        layer.zero_grad()
+        x_hat = layer(x)
+        loss = (x_hat - x).abs().mean()
+        pulled = torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].norm()
+        judge.blame(loss, x_hat, layer.weight, progress).backward()
+        assert layer.weight.grad.norm().item() == pytest.approx(0.5 * grown * pulled.item(), rel=0.05, abs=1e-6)
+    assert all(p.grad is None and p.requires_grad for p in judge.learner.net.parameters())
