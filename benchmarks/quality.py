@@ -38,14 +38,14 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "no guidance": {"3C": ["--guidance", "1"]},
     "guided by the label": {"3C": ["--guidance-by", "label"]},
     "guided by the label, 0.3 to 5": {"3C": ["--guidance-by", "label", "--guidance-interval", "0.3", "5"]},
-    "guidance 1.5 everywhere": {"3C": ["--guidance", "1.5", "--guidance-interval", "0", "inf"]},
-    "guidance 2 everywhere": {"3C": ["--guidance", "2", "--guidance-interval", "0", "inf"]},
-    "guidance 2": {"3C": ["--guidance", "2"]},
-    "guidance 4": {"3C": ["--guidance", "4"]},
+    "guide, 2 everywhere": {"3C": ["--guidance", "2", "--guidance-interval", "0", "inf"]},
+    "guide, 3": {"3C": ["--guidance", "3"]},
+    "guide, 6": {"3C": ["--guidance", "6"]},
     "guide from 5 % of the run": {"3B": ["--guide-at", "0.05"]},
     "guide from 20 % of the run": {"3B": ["--guide-at", "0.2"]},
     "KL budget 40": {"3A": ["--kl-target", "40"]},
     "downsample 4": {"3A": ["--downsample", "4"]},
+    "discriminator": {"3A": ["--adversarial-weight", "0.5"]},
 }
 SHOWN = ("cas", "cas_gain", "kid", "swd", "coverage", "memorized_pixel")
 

@@ -278,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
         keep_checkpoints=args.keep_checkpoints,
         max_minutes=args.max_minutes,
         stopper=Stopper(),
-        newest_is_best=lambda progress: critic is not None and critic.acts(progress),
+        newest_is_best=lambda: critic is not None and critic.has_acted,
         world=world,
         next_command=cli.next_command(
             "3B-train-diffusion-from-scratch-corel.py",

@@ -53,7 +53,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--guidance-by",
         choices=["guide", "label"],
-        help="away from the model early in its training, or from what it draws without its label (default: guide)",
+        help="away from the model early in its training, or from what it draws without its label (default: guide, if "
+        "the model has one)",
     )
     how.add_argument(
         "--guidance",
@@ -120,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         model, args.sampler, args.steps, args.eta, args.guidance, args.guidance_interval, args.guidance_by
     )
     output = grid_path(args)
+    if model.guide is None and args.guidance_by is None and options.guidance != 1:
+        print("Note: this model has no guide (3B --guide-at); its label guides it.")
 
     mine, parts = world.part(count), [np.zeros((0, vae.image_size, vae.image_size, 3), dtype=np.uint8)]
     guided = f", guidance {options.guidance:g} by the {options.by}" if options.guidance != 1 else ""

@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--format",
         choices=["diffusers", "safetensors"],
         default="diffusers",
-        help="diffusers: vae/, unet/, scheduler/; safetensors: two files of weights",
+        help="diffusers: vae/, unet/, guide/, scheduler/; safetensors: files of weights",
     )
     cli.add_run_flags(parser, device=False, workers=False, seeded=False)
     return cli.parse(parser, argv)

@@ -88,6 +88,17 @@ def test_stop_signal_saves_and_resumes_alike(
     assert differences(calm[script], tmp_path / "run") == []
 
 
+def test_a_run_with_a_discriminator_resumes_alike(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
+    judged = ("--adversarial-weight", 0.5, "--adversarial-start", 0.25)
+    for name in ("calm", "run"):
+        flags = (*flags_of("3A", images, vae, tmp_path / name), *judged)
+        before = SIGNAL_AT_STEP.format(at=6, name="SIGTERM") if name == "run" else ""
+        assert server.run("3A", *flags, before=before).code == (143 if before else 0)
+    assert checkpoints.load(tmp_path / "run/last.pt")["nets"]["discriminator"]["counters"][0] > 0
+    assert server.run("3A", *flags, "--resume", "auto").code == 0
+    assert differences(tmp_path / "calm", tmp_path / "run") == []
+
+
 def test_stop_from_outside_within_ten_seconds(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
     flags = [*flags_of("3A", images, vae, tmp_path / "run")[:-1], 100000]
     process = server.start("3A", *flags, before=SAVE_ALWAYS)

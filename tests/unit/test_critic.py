@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stepwise.foundation.devices import Device
+from stepwise.foundation.errors import UserError
 from stepwise.losses import adversarial
 from stepwise.models import discriminator
 from stepwise.training.critic import Critic
@@ -24,6 +25,14 @@ def test_a_logit_sees_one_patch(image_size: int, patch: int) -> None:
     (gradient,) = torch.autograd.grad(logits[0, 0, middle, middle], x)
     seen = gradient[0].abs().sum(0).nonzero()
     assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [patch, patch]
+
+
+@pytest.mark.parametrize("image_size", [16, 127, 128])
+def test_every_size_that_is_accepted_can_be_judged(image_size: int) -> None:
+    net = discriminator.build(discriminator.preset(image_size))
+    assert net(torch.zeros(1, 3, image_size, image_size)).shape[1] == 1
+    with pytest.raises(UserError, match="16 px"):
+        discriminator.preset(15)
 
 
 def test_images_are_judged_one_by_one() -> None:
@@ -63,9 +72,22 @@ def test_it_learns_to_tell_photos_from_blurred_ones() -> None:
     assert losses[0] > 0.8 and losses[-1] < 0.3
 
 
+def test_half_precision_is_enough_for_its_judgement() -> None:
+    device = Device(torch.device("cpu"), torch.float16)
+    judge = Critic(device, ALONE, 32, 0.5, 0.25, grad_accum=1)
+    layer = torch.nn.Conv2d(3, 3, 1)
+    with device.autocast():
+        x_hat = layer(torch.rand(2, 3, 32, 32))
+    loss = x_hat.float().abs().mean()
+    assert 0 < judge.blame(loss, x_hat, layer.weight, 0.9).abs().item() < 100
+    for _ in range(5):  # the scale of the loss has to find its size first
+        assert torch.isfinite(judge.learn(torch.rand(2, 3, 32, 32), x_hat, share=1.0))
+    assert judge.has_acted
+
+
 def test_its_judgement_reaches_the_pictures_but_not_itself() -> None:
     judge = critic()
-    assert not judge.acts(0.24) and judge.acts(0.25)
+    assert not judge.acts(0.24) and judge.acts(0.25) and not judge.has_acted
     layer = torch.nn.Conv2d(3, 3, 1)
     x = torch.rand(2, 3, 32, 32)
     for progress, grown in ((0.25, 0.0), (0.275, 0.5), (0.3, 1.0), (0.9, 1.0)):

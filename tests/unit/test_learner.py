@@ -117,3 +117,12 @@ def test_parts_of_a_batch_drop_what_the_whole_would(parts: int, memory: torch.me
         found.append(dropout(x.chunk(parts)[part]))
     torch.testing.assert_close(torch.cat(found), whole)
     assert torch.equal(dropout.eval()(x), x)
+
+
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_a_copy_of_the_weights_leaves_the_training_mode(ema_decay: float | None) -> None:
+    """It is taken in the middle of an epoch too, and dropout must go on."""
+    made = Learner(nn.Linear(3, 2), {"kind": "test"}, CPU, lr=0.1, ema_decay=ema_decay)
+    made.net.train()
+    copied = made.best_weights()
+    assert made.net.training and copied.keys() == made.net.state_dict().keys()

@@ -23,7 +23,7 @@ from stepwise.data.latents import EncodedBatch
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 _DESCRIPTION, _FILES = "cache.json", ("latents.npy", "told.npy")
 ELSEWHERE = "Choose another place with --latent-cache."
 

@@ -7,10 +7,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepwise.foundation.errors import UserError
 from stepwise.models.normalisation import GroupNorm
 
 GROUPS = 8
 EPS = 1e-6
+SMALLEST = 16
 
 
 class PatchDiscriminator(nn.Module):
@@ -40,7 +42,15 @@ class PatchDiscriminator(nn.Module):
 
 
 def preset(image_size: int) -> dict[str, Any]:
-    """Config of a PatchDiscriminator whose patches are half of an image of 64 px, or of one of 128 px and more."""
+    """Config of a PatchDiscriminator: patches of 34 px, from images of 128 px on of 70.
+
+    Raises UserError for images that are smaller than what is left after its convolutions.
+    """
+    if image_size < SMALLEST:
+        raise UserError(
+            f"A discriminator needs images of {SMALLEST} px at least, not of {image_size}.\n"
+            "Leave out --adversarial-weight, or raise --image-size."
+        )
     return {"kind": "patch", "base_channels": 64, "levels": 2 if image_size < 128 else 3}
 
 

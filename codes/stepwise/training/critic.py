@@ -31,6 +31,10 @@ class Critic:
     def acts(self, progress: float) -> bool:
         return progress >= self.start
 
+    @property
+    def has_acted(self) -> bool:
+        return self.learner.updates > 0
+
     def blame(self, loss: Tensor, x_hat: Tensor, last_layer: Tensor, progress: float) -> Tensor:
         """What to add to `loss` for the pictures x_hat, [B, 3, S, S]; `last_layer`: the weight that drew them."""
         net = self.learner.net.requires_grad_(False)

@@ -6,6 +6,7 @@ The networks are block for block those of diffusers, so only the configs have to
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from stepwise.data.latents import LatentStatistics
 from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, write_atomically
+from stepwise.training.generate import guides
 from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
 
 WRITTEN_FOR = "0.35.0"  # of diffusers; later ones read it
@@ -38,13 +40,16 @@ def to_diffusers(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:
         weights = {key: tensor.cpu() for key, tensor in net.state_dict().items()}
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("augment_embedding.")}
         _write_model(folder / name, _unet_config(model), weights)
+    if model.guide is None and (folder / "guide").exists():
+        shutil.rmtree(folder / "guide")  # of a model that was exported here before
+    by = [name for name, able in guides(model).items() if able]
     _write_json(make_folder(folder / "scheduler") / "scheduler_config.json", _scheduler_config(model))
     _write_json(
         folder / "classes.json",
         {
             "classes": model.classes,
             "no_class": len(model.classes),
-            "by": "label" if model.guide is None else "guide",
+            "by": by[0] if by else None,
             "guidance": GUIDANCE,
             "interval": {by: list(levels) for by, levels in INTERVAL.items()},
         },
@@ -64,6 +69,8 @@ def to_safetensors(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None
     for name, net in _denoisers(model, "denoiser").items():
         weights = {**net.state_dict(), **statistics}
         _save(folder / f"{name}.safetensors", weights, {"config": json.dumps(model.config), **about})
+    if model.guide is None:
+        (folder / "guide.safetensors").unlink(missing_ok=True)
 
 
 def _denoisers(model: TrainedDenoiser, name: str) -> dict[str, nn.Module]:

@@ -39,6 +39,11 @@ class SamplerOptions:
     by: str = "label"
 
 
+def guides(model: TrainedDenoiser) -> dict[str, bool]:
+    """What could guide the samples of `model`, the better first: whether it can."""
+    return {"guide": model.guide is not None, "label": bool(model.classes) and model.label_dropout > 0}
+
+
 def choose_options(
     model: TrainedDenoiser,
     kind: str,
@@ -52,12 +57,12 @@ def choose_options(
 
     Raises UserError for guidance that the model cannot give, and for more steps than it was trained on.
     """
-    able = {"guide": model.guide is not None, "label": bool(model.classes) and model.label_dropout > 0}
+    able = guides(model)
     if by is not None and not able[by]:
         raise UserError(
             f"--guidance-by {by}: this model cannot do that.\n"
-            "A guide needs a model trained with --guide-at above 0, long enough to come there; "
-            "the label one trained with --class-conditional and --label-dropout above 0."
+            "guide: it must be trained with --guide-at above 0, and be at its best after that share of the training;\n"
+            "label: it must be trained with --class-conditional and --label-dropout above 0."
         )
     if not any(able.values()) and (guidance not in (None, 1) or interval is not None):
         raise UserError(

@@ -17,6 +17,8 @@ class Guide:
     """
 
     def __init__(self, at: float, state: dict[str, Any] | None):
+        if at and state is not None and "guide" not in state:
+            print("Note: this run was started by a version without guides, and none is kept for it.")
         kept = {"began": None, "weights": None} if state is None else state.get("guide")
         self.began: float | None = kept and kept["began"]
         self.weights: dict[str, Tensor] | None = kept and kept["weights"]

@@ -165,7 +165,8 @@ class Learner:
 
     def best_weights(self) -> dict[str, Tensor]:
         """A copy, on the CPU, of the weights to sample with."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.best_net.state_dict().items()}
+        net = self.net if self.ema_net is None else self.ema_net  # not best_net: that ends the training mode
+        return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
 
 
 def _trainable(net: nn.Module, device: Device, compile: bool, world: World) -> nn.Module:

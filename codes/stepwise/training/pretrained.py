@@ -85,6 +85,7 @@ def load_vae(path: Path, device: Device) -> FrozenVAE:
     net, weights = _sampling_net(document["nets"]["vae"], autoencoder.build, device, precision, path)
     config = document["nets"]["vae"]["config"]
     sha256, seen = checkpoints.fingerprint(weights), document.get("seen")
+    seen = seen if isinstance(seen, Tensor) else None
     return FrozenVAE(net, config, device, document["image_size"], path, sha256, seen)
 
 

@@ -52,7 +52,7 @@ class ModelFile:
         saved = document["nets"][NETS[document["script"]]]
         if self.weights and checkpoints.fingerprint(sampling_weights(saved)) != self.weights:
             return f"{self.path} holds another model by now"
-        if document.get("seen") is None:
+        if not isinstance(document.get("seen"), Tensor):
             return f"{self.path} does not say it (an earlier version wrote it, or its autoencoder)"
         return _rows(document["seen"])
 

@@ -56,7 +56,8 @@ def require_same_images(state: dict[str, Any] | None, sha256: str) -> None:
     """Raises UserError when a resumed run was trained on other images or classes than these."""
     if state is not None and state["images"] != sha256:
         raise UserError(
-            "The images or their classes differ from those that the run to resume was trained on.\n"
+            "The images or their classes differ from those that the run to resume was trained on "
+            "(or it was started by a version that reads them otherwise).\n"
             "Restore them, or start a new run in another --output-dir."
         )
 

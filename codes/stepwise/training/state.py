@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stepwise.foundation import checkpoints
+from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import link_or_copy
 from stepwise.foundation.runs import RunFolder
 from stepwise.training.cli import stop_signal
@@ -66,7 +67,7 @@ class Plan:
     batches(epoch, batch) yields batches from that position on, epoch after epoch.
     validate() returns named values, `monitor` among them (lower is better).
     preview(epoch, rows) writes pictures and plots; document() gives what a checkpoint must hold
-    beside the learners. has_settled(progress): see Stopper. newest_is_best(progress): from here on `monitor`
+    beside the learners. has_settled(progress): see Stopper. newest_is_best(): from now on `monitor`
     does not tell what is best, and the newest weights are kept. `show` names further columns for the
     progress bar; `next_command` is what a user types after this.
     """
@@ -88,7 +89,7 @@ class Plan:
     stopper: Stopper
     on_validation: Callable[[float], None] = lambda value: None
     has_settled: Callable[[float], bool] = lambda progress: True
-    newest_is_best: Callable[[float], bool] = lambda progress: False
+    newest_is_best: Callable[[], bool] = lambda: False
     next_command: str = ""
     world: World = ALONE
 
@@ -105,10 +106,14 @@ class RunState:
         self.best: dict[str, Any] = {"value": math.inf, "epoch": 0}
         self.stop_reason: str | None = None
         self._best_weights: dict[str, Any] | None = None
+        self._best_document: dict[str, Any] = {}
         self._last_save = time.monotonic()
 
     def restore(self, document: dict[str, Any]) -> None:
         progress = document["progress"]
+        if document["nets"].keys() != self.learners.keys():
+            found, wanted = (", ".join(sorted(names)) for names in (document["nets"], self.learners))
+            raise UserError(f"The run to resume trains {found}, not {wanted}.\nRepeat its flags (see args.yaml there).")
         for name, learner in self.learners.items():
             learner.load(document["nets"][name])
         self.clock.epoch, self.clock.batch, self.clock.step = progress["epoch"], progress["batch"], progress["step"]
@@ -138,7 +143,8 @@ class RunState:
             nets = {
                 name: {"config": self.learners[name].config, "weights": w} for name, w in self._best_weights.items()
             }
-            checkpoints.save(self.folder.path / "best_model.pt", {**base, "nets": nets, "best": self.best})
+            document = {**base, **self._best_document, "nets": nets, "best": self.best}
+            checkpoints.save(self.folder.path / "best_model.pt", document)
             self._best_weights = None
         clock = self.clock
         progress = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step, "seconds": clock.now()}
@@ -196,10 +202,11 @@ class RunState:
         return value
 
     def _keep_if_best(self, value: float) -> None:
-        if value < self.best["value"] or self.plan.newest_is_best(self.clock.progress):
+        if value < self.best["value"] or (self.plan.newest_is_best() and math.isfinite(value)):
             self.best = {"value": value, **self.rows[-1]}
             if self.world.is_main:
                 self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}
+                self._best_document = self.plan.document()
 
     def replace_lost_best(self) -> None:
         """At the end of a run whose best_model.pt was lost: the last weights, if they validate."""

@@ -1,0 +1,65 @@
+"""What a run keeps as its best."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stepwise.foundation.errors import UserError
+from stepwise.training.distributed import ALONE
+from stepwise.training.state import RunState
+
+
+def run_of(newest_is_best: bool, documents: list[dict] | None = None) -> RunState:
+    plan: Any = SimpleNamespace(
+        world=ALONE,
+        max_minutes=None,
+        epochs=10,
+        batches_per_epoch=1,
+        newest_is_best=lambda: newest_is_best,
+        document=lambda: documents[-1] if documents else {},
+    )
+    learner: Any = SimpleNamespace(best_weights=lambda: {"w": len(run.rows)})
+    run = RunState(plan, SimpleNamespace(started=0.0), {"net": learner}, argparse.Namespace())
+    return run
+
+
+def best_epoch(run: RunState, *values: float) -> int:
+    for epoch, value in enumerate(values, start=1):
+        run.rows.append({"epoch": epoch})
+        run._keep_if_best(value)
+    assert run._best_weights == {"net": {"w": run.best["epoch"]}}
+    return run.best["epoch"]
+
+
+@pytest.mark.parametrize(("newest", "wanted"), [(False, 2), (True, 3)])
+def test_the_lowest_or_the_newest_is_kept(newest: bool, wanted: int) -> None:
+    assert best_epoch(run_of(newest), 0.5, 0.4, 0.6) == wanted
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_what_is_not_finite_is_never_the_best(newest: bool) -> None:
+    assert best_epoch(run_of(newest), 0.5, math.nan, math.inf) == 1
+
+
+def test_the_best_keeps_what_belongs_to_it() -> None:
+    """A guide that is kept later is not that of these weights."""
+    documents = [{"guide": None}]
+    run = run_of(False, documents)
+    best_epoch(run, 0.5)
+    documents.append({"guide": "later"})
+    best_epoch(run, 0.6)
+    assert run._best_document == {"guide": None}
+    run.rows.append({"epoch": 3})
+    run._keep_if_best(0.4)
+    assert run._best_document == {"guide": "later"}
+
+
+def test_a_checkpoint_of_other_networks_is_refused() -> None:
+    document = {"progress": {}, "nets": {"net": {}, "discriminator": {}}}
+    with pytest.raises(UserError, match="trains discriminator, net, not net"):
+        run_of(False).restore(document)
