@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "guided by the label, 0.3 to 5": {"3C": ["--guidance-by", "label", "--guidance-interval", "0.3", "5"]},
     "guide, 2 everywhere": {"3C": ["--guidance", "2", "--guidance-interval", "0", "inf"]},
     "guide, 3": {"3C": ["--guidance", "3"]},
-    "guide, 6": {"3C": ["--guidance", "6"]},
+    "guide, 4": {"3C": ["--guidance", "4"]},
     "guide from 5 % of the run": {"3B": ["--guide-at", "0.05"]},
     "guide from 20 % of the run": {"3B": ["--guide-at", "0.2"]},
     "KL budget 40": {"3A": ["--kl-target", "40"]},

@@ -113,7 +113,7 @@ def wait_for(what: Callable[[], object], seconds: float = 90.0, job: subprocess.
 def curve(folder: Path) -> list[dict[str, float]]:
     """metrics.csv of a run folder, a row an epoch."""
     with (folder / "metrics.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def failed(process: Process, *words: str) -> str:

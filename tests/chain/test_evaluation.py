@@ -163,7 +163,7 @@ def test_drawn_images_say_their_class_and_model(whole: tuple[Process, Path], den
     assert list(captions.values()) == ["a photo of a 0001"] * 5 + ["a photo of a 0002"] * 4
     used = json.loads(Image.open(folder / "image_0001.png").text["flags"])
     assert used["diffusion_checkpoint"] == str((denoiser / "best_model.pt").resolve())
-    assert used["guidance"] == 4.0 and used["guidance_by"] == "guide", "as 3C"
+    assert used["guidance"] == 2.0 and used["guidance_by"] == "guide", "as 3C"
 
 
 def test_same_seed_same_figures(
