@@ -59,7 +59,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--guidance",
         type=cli.non_negative_float,
-        help=f"strength; 1: none (default: {GUIDANCE['guide']:g} by the guide, {GUIDANCE['label']:g} by the label)",
+        help=f"strength; 1: none (default: {GUIDANCE['guide']:g} by the guide, {GUIDANCE['label']:g} by the label; "
+        "1 without classes)",
     )
     how.add_argument(
         "--guidance-interval",

@@ -241,6 +241,7 @@ def test_vector_latents_without_classes(server: Server, vector: Path) -> None:
     assert 5 * 32 <= width < 6 * 32
     assert 32 <= height < 2 * 32
     failed(server.run("3C", *files, "--class", "cake"), "without classes", "--class-conditional")
+    assert "guidance" not in done.err, "without classes none unless it is asked for"
     failed(server.run("3C", *files, "--guidance-by", "label"), "cannot do that", "--class-conditional")
     guided = server.run("3C", *files, "--guidance-by", "guide", "--guidance", 3, "--ddim-steps", 2)
     assert guided.code == 0 and "guidance 3 by the guide" in guided.err, guided.err

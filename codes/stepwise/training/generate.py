@@ -53,7 +53,7 @@ def choose_options(
     interval: Sequence[float] | None = None,
     by: str | None = None,
 ) -> SamplerOptions:
-    """The options asked for, None replaced by what suits the model.
+    """The options asked for, None replaced by what suits the model: guidance by default where there are classes.
 
     Raises UserError for guidance that the model cannot give, and for more steps than it was trained on.
     """
@@ -69,8 +69,9 @@ def choose_options(
             "--guidance needs a model trained with --guide-at above 0, or with --class-conditional and\n"
             "--label-dropout above 0. Leave the flag out, or train 3B that way."
         )
+    wanted = by is not None or interval is not None or bool(model.classes)  # without classes: only if asked for
     by = by or ("guide" if able["guide"] else "label")
-    strength = guidance if guidance is not None else GUIDANCE[by] if able[by] else 1.0
+    strength = guidance if guidance is not None else GUIDANCE[by] if able[by] and wanted else 1.0
     total = model.schedule.timesteps
     count = steps or {"ddpm": total, "ddim": min(50, total), "dpmpp": min(25, total)}[kind]
     model.schedule.sampling_steps(count)
