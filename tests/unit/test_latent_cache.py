@@ -120,7 +120,7 @@ def test_waiting_for_another_run_can_be_stopped(tmp_path, capsys):
 
 def test_the_description_is_plain_json(written):
     description = json.loads((written / "cache.json").read_text().splitlines()[0])
-    assert description["key"] == {"format": 1, **KEY} and len(description["digests"]) == 5
+    assert description["key"] == {"format": 2, **KEY} and len(description["digests"]) == 5
 
 
 def test_the_listing_sees_every_change_of_the_files(tmp_path):
