@@ -87,11 +87,11 @@ def main(argv: list[str] | None = None) -> int:
     output = writable_folder(resolve(args.base_dir, args.output_dir))
     classes, train_label = class_table(train_paths, train_names)
 
-    folders = {}
+    folders, own = {}, vae_path  # without --vae-checkpoint each model draws with the autoencoder that it names
     for name, path in given.items():
         folders[name] = path
         if path.is_file():
-            vae_of_this = vae_path or parent_vae(path)
+            vae_of_this = own or parent_vae(path)
             folders[name] = make_folder(output / "generated" / name)
             with tqdm(total=args.num_images, desc=f"drawing {name}", unit="img", mininterval=cli.bar_interval()) as bar:
                 options = (args.num_images, args.seed, args.guidance, args.steps)

@@ -252,6 +252,21 @@ def test_few_training_images_make_a_report_too(
     assert "Distances between sets need 8" in notes(document)
 
 
+def test_models_of_two_autoencoders_draw_each_with_its_own(
+    server: Server, real: Path, denoiser: Path, images: Path, tmp_path: Path
+) -> None:
+    small = ("--num-workers", 0, "--device", "cpu", "--epochs", 1, "--batch-size", 4)
+    other = ("--base-channels", 8, "--image-size", 32, "--latent-channels", 2, "--no-perceptual", "--seed", 7)
+    done = server.run("3A", "--data-dir", images, "--output-dir", tmp_path / "vae", *other, *small)
+    assert done.code == 0, done.err
+    files = ("--vae-checkpoint", tmp_path / "vae/best_model.pt", "--image-dir", images, "--class-conditional")
+    done = server.run("3B", *files, "--output-dir", tmp_path / "model", "--base-channels", 32, "--layers", 1, *small)
+    assert done.code == 0, done.err
+    models = (f"first={denoiser / 'best_model.pt'}", f"second={tmp_path / 'model/best_model.pt'}")
+    done = evaluate(server, real, tmp_path / "out", "--generated", *models, "--num-images", 8, "--steps", 2)
+    assert [one["images"] for one in report(done, tmp_path / "out")["sets"]] == [8, 8]
+
+
 def test_drawing_anew_leaves_nothing_of_before(
     server: Server, real: Path, vae: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -42,16 +42,16 @@ def to_diffusers(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:
         _write_model(folder / name, _unet_config(model), weights)
     if model.guide is None and (folder / "guide").exists():
         shutil.rmtree(folder / "guide")  # of a model that was exported here before
-    by = [name for name, able in guides(model).items() if able]
+    by = next((name for name, able in guides(model).items() if able), None)
     _write_json(make_folder(folder / "scheduler") / "scheduler_config.json", _scheduler_config(model))
     _write_json(
         folder / "classes.json",
         {
             "classes": model.classes,
             "no_class": len(model.classes),
-            "by": by[0] if by else None,
-            "guidance": GUIDANCE,
-            "interval": {by: list(levels) for by, levels in INTERVAL.items()},
+            "guidance_by": by,
+            "guidance": GUIDANCE[by] if by else 1.0,
+            "interval": list(INTERVAL[by]) if by else None,
         },
     )
 

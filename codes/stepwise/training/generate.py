@@ -59,11 +59,11 @@ def choose_options(
     """
     able = guides(model)
     if by is not None and not able[by]:
-        raise UserError(
-            f"--guidance-by {by}: this model cannot do that.\n"
-            "guide: it must be trained with --guide-at above 0, and be at its best after that share of the training;\n"
-            "label: it must be trained with --class-conditional and --label-dropout above 0."
-        )
+        needs = {
+            "guide": "--guide-at above 0, and must be at its best after that share of the training",
+            "label": "--class-conditional and --label-dropout above 0",
+        }
+        raise UserError(f"--guidance-by {by}: this model cannot do that.\nIt has to be trained with {needs[by]}.")
     if not any(able.values()) and (guidance not in (None, 1) or interval is not None):
         raise UserError(
             "--guidance needs a model trained with --guide-at above 0, or with --class-conditional and\n"

@@ -138,7 +138,8 @@ def _load(path: Path, kind: inputs.Kind) -> dict[str, Any]:
     if document["script"] != kind.script:
         found = document["script"]
         raise UserError(
-            f"{path} is a checkpoint of {found}, but {kind.flag} needs one of {kind.script}.\n{kind.advice}."
+            f"{path} is a checkpoint of {found}, but {kind.flag} needs one of {kind.script}.\n"
+            f"Give that one (did two paths change places?). {kind.advice}."
         )
     return document
 
