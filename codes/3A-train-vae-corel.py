@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         cli.stop_signal.check,
         room_for_images(args.num_workers),
     )
-    sha256 = fingerprint(paths, labels, digests)
+    sha256, seen = fingerprint(paths, labels, digests), provenance.record(digests)
     require_same_images(state, sha256)
     train_index, val_index = split_by_content(paths, labels, digests, args.val_split, args.seed)
     few = f", {VALIDATED} of them in each epoch" if len(val_index or train_index) > VALIDATED else ""
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
             "image_size": args.image_size,
             "perceptual": args.perceptual_net,
             "images": sha256,
-            "seen": provenance.record(digests),
+            "seen": seen,
         },
         monitor="val_loss",
         show=("val_psnr", "val_kl"),

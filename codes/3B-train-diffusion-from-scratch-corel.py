@@ -157,6 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         require_same_vae(state, vae)
     data = encode_folder(image_dir, args, vae, world)
     require_same_images(state, data.sha256)
+    seen = provenance.together(data.seen, vae.seen)
     num_classes, latent_shape = len(data.classes), tuple(data.val_x0.shape[1:])
     args.lr = args.lr or max(PEAK_LR["grid" if len(latent_shape) == 3 else "vector"], args.lr_min)
     told = PARAMETERS if args.augment == "conditioned" else 0
@@ -222,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             "plateau": plateau.state(),
             "guide": guide.state(),
             "images": data.sha256,
-            "seen": provenance.together(data.seen, vae.seen),
+            "seen": seen,
             "parents": {"vae": {"path": str(vae.path.resolve()), "sha256": vae.sha256}},
         }
 

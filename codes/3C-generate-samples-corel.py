@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.foundation import devices
     from stepwise.foundation.images import grid, labelled_grid, save_png
     from stepwise.training import distributed
-    from stepwise.training.generate import choose_options, generate, write_images
+    from stepwise.training.generate import choose_options, generate, made_by, write_images
     from stepwise.training.pretrained import load_denoiser, load_vae
 
     device = devices.choose(args.device)
@@ -137,9 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     if not world.is_main:
         return 0
 
-    used = {**vars(args), "steps": options.steps, "guidance": options.guidance, "num_images": count}
-    used |= {"diffusion_checkpoint": str(model_path.resolve()), "diffusion_weights": model.sha256}
-    used |= {"guidance_by": options.by, "guidance_interval": [str(level) for level in options.interval]}
+    used = {**vars(args), **made_by(model_path, model, options), "num_images": count}
     metadata = {"seed": str(args.seed), "flags": json.dumps(used, sort_keys=True)}
     if labels and len(set(labels)) > 1:
         picture = labelled_grid(class_rows(images, labels, model.classes, args.nrow))

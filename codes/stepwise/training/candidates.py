@@ -15,7 +15,7 @@ from stepwise.data.image_sets import ImageSet, list_generated, load_set, positio
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode
 from stepwise.foundation.paths import make_folder, resolve
-from stepwise.training.generate import choose_options, generate, write_images
+from stepwise.training.generate import choose_options, generate, made_by, write_images
 from stepwise.training.pretrained import FrozenVAE, load_denoiser
 from stepwise.training.provenance import ModelFile
 
@@ -76,13 +76,11 @@ def draw(
     model = load_denoiser(checkpoint, vae.device, vae)
     options = choose_options(model, "dpmpp", steps, 0.0, guidance)
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
-    used = {"diffusion_checkpoint": str(checkpoint.resolve()), "diffusion_weights": model.sha256}
-    used |= {"guidance": options.guidance, "guidance_by": options.by, "steps": options.steps}
     images = []
     for batch in generate(model, vae, labels, range(count), BATCH, seed, options):
         images.append(batch)
         progress(len(batch))
-    metadata = {"seed": str(seed), "flags": json.dumps(used)}
+    metadata = {"seed": str(seed), "flags": json.dumps(made_by(checkpoint, model, options))}
     write_images(make_folder(folder), np.concatenate(images), model.class_names(labels, count), metadata)
 
 

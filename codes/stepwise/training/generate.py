@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,6 +119,18 @@ def _latents(
             return predict(xt, t)
 
     return samplers.sample(options.kind, checked, noise("start"), model.schedule, options.steps, noise, options.eta)
+
+
+def made_by(checkpoint: Path, model: TrainedDenoiser, options: SamplerOptions) -> dict[str, Any]:
+    """What the PNG files note of the model, read from `checkpoint`, and of the options that drew them."""
+    return {
+        "diffusion_checkpoint": str(checkpoint.resolve()),
+        "diffusion_weights": model.sha256,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "guidance_by": options.by,
+        "guidance_interval": [str(level) for level in options.interval],
+    }
 
 
 def write_images(folder: Path, images: np.ndarray, names: list[str] | None, metadata: dict[str, str]) -> int:

@@ -17,7 +17,7 @@ from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 from stepwise.models import autoencoder, denoiser
 from stepwise.training import inputs
-from stepwise.training.provenance import sampling_weights
+from stepwise.training.provenance import noted, sampling_weights
 
 
 @dataclass
@@ -84,9 +84,8 @@ def load_vae(path: Path, device: Device) -> FrozenVAE:
     precision = vae_precision(device)
     net, weights = _sampling_net(document["nets"]["vae"], autoencoder.build, device, precision, path)
     config = document["nets"]["vae"]["config"]
-    sha256, seen = checkpoints.fingerprint(weights), document.get("seen")
-    seen = seen if isinstance(seen, Tensor) else None
-    return FrozenVAE(net, config, device, document["image_size"], path, sha256, seen)
+    sha256 = checkpoints.fingerprint(weights)
+    return FrozenVAE(net, config, device, document["image_size"], path, sha256, noted(document))
 
 
 def load_denoiser(path: Path, device: Device, vae: FrozenVAE) -> TrainedDenoiser:

@@ -26,6 +26,12 @@ def record(digests: list[str]) -> Tensor:
     return torch.frombuffer(joined, dtype=torch.uint8).reshape(-1, DIGEST)
 
 
+def noted(document: dict[str, Any]) -> Tensor | None:
+    """What `record` or `together` put into a checkpoint; None where an earlier version wrote it, or it is not known."""
+    seen = document.get("seen")
+    return seen if isinstance(seen, Tensor) else None
+
+
 def together(seen: Tensor, before: Tensor | None) -> Tensor | None:
     """What a model has seen whose autoencoder has seen `before`; None where that is not known."""
     return None if before is None else torch.unique(torch.cat([seen, before]), dim=0)
@@ -52,9 +58,10 @@ class ModelFile:
         saved = document["nets"][NETS[document["script"]]]
         if self.weights and checkpoints.fingerprint(sampling_weights(saved)) != self.weights:
             return f"{self.path} holds another model by now"
-        if not isinstance(document.get("seen"), Tensor):
+        seen = noted(document)
+        if seen is None:
             return f"{self.path} does not say it (an earlier version wrote it, or its autoencoder)"
-        return _rows(document["seen"])
+        return _rows(seen)
 
 
 class Provenance:
@@ -83,6 +90,8 @@ class Provenance:
         found = [model.seen() for model in models]
         notes = [f"{name}: which images it has seen is not known: {text}." for text in found if isinstance(text, str)]
         known = set().union(*(digests for digests in found if isinstance(digests, set)))
+        if not known:
+            return notes
         held_out, train = self._digests["held_out"], set(self._digests["train"])
         leaked = sum(digest in known for digest in held_out)
         elsewhere = len(known - train - set(held_out))
