@@ -7,7 +7,7 @@ import sys
 
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
-from stepwise.training import cli
+from stepwise.training import cli, inputs
 
 FIXED_FLAGS = (
     *("batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
@@ -132,6 +132,8 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.data.folders import read_labels
 
     paths, labels = read_labels(resolve(args.base_dir, args.data_dir))  # a mistyped path is answered at once
+    perceptual_file = inputs.given_file(args, "--perceptual-weights", "; without weights: --perceptual-net pyramid")
+    inputs.checkpoint_to_resume(args)
 
     import numpy as np
 
@@ -185,12 +187,11 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(
                 f"The run to resume uses --perceptual-net {state['perceptual']}, not {wanted}.\nRepeat that flag."
             )
-        file = resolve(args.base_dir, args.perceptual_weights) if args.perceptual_weights else None
         if world.is_main:  # it chooses and downloads; the others build what it has
-            perceptual_net, wanted, line = perceptual.build(wanted, file)
+            perceptual_net, wanted, line = perceptual.build(wanted, perceptual_file)
         wanted = world.from_main(wanted)
         if not world.is_main:
-            perceptual_net, wanted, line = perceptual.build(wanted, file)
+            perceptual_net, wanted, line = perceptual.build(wanted, perceptual_file)
         args.perceptual_net = wanted
         perceptual_net.to(device.device)
         remarks.append(line)

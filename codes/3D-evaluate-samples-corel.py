@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     train_paths, train_names = read_labels(resolve(args.base_dir, args.train_dir))
     heldout_paths, heldout_names = read_labels(resolve(args.base_dir, args.heldout_dir))
     vae_path = inputs.vae_checkpoint(args) if args.vae_checkpoint else None
+    inception_file = inputs.given_file(args, "--inception-weights", "; without weights: --features cas")
     given = named_paths(args)
 
     from tqdm import tqdm
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
             cas_steps=args.cas_steps,
             cas_seeds=args.cas_seeds,
             features=args.features,
-            inception_weights=resolve(args.base_dir, args.inception_weights) if args.inception_weights else None,
+            inception_weights=inception_file,
             vae=vae,
             on_step=on_step,
             check=cli.stop_signal.check,

@@ -238,10 +238,14 @@ def test_help_is_short_of_torch_and_shows_an_example(script: str) -> None:
     assert str(Path.home()) not in done.stdout
 
 
+OPTIONAL_PATHS = [
+    *[("3D", "--vae-checkpoint"), ("3D", "--inception-weights"), ("3A", "--perceptual-weights")],
+    *[("3A", "--resume"), ("3B", "--resume")],
+]
 PATHS = [(script, flag) for script, flags in REQUIRED.items() for flag in flags[::2]]
 
 
-@pytest.mark.parametrize(("script", "mistyped"), [*PATHS, ("3D", "--vae-checkpoint")])
+@pytest.mark.parametrize(("script", "mistyped"), [*PATHS, *OPTIONAL_PATHS])
 def test_a_mistyped_path_is_answered_before_torch_is_imported(script: str, mistyped: str, tmp_path: Path) -> None:
     flags = dict(zip(REQUIRED[script][::2], REQUIRED[script][1::2], strict=True))
     for flag, name in flags.items():

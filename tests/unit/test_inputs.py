@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,16 @@ def test_what_is_missing_is_named_with_its_script(tmp_path: Path, kind: inputs.K
         with pytest.raises(UserError, match=rf"{kind.what} not found: (?s:.*){kind.script}-train") as found:
             kind.require(path)
         assert kind.flag in str(found.value) and "--base-dir" in str(found.value)
+
+
+def test_a_given_file_is_one(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").touch()
+    given = Namespace(base_dir=str(tmp_path), some_weights="weights.pth", resume="auto")
+    assert inputs.given_file(given, "--some-weights") == tmp_path / "weights.pth"
+    assert inputs.checkpoint_to_resume(given) is None
+    assert inputs.given_file(Namespace(base_dir=".", some_weights=None), "--some-weights") is None
+    for wrong, said in ((".", "is a folder"), ("absent", "does not exist")):
+        with pytest.raises(UserError, match=f"--some-weights: .*{said}.*\nCheck the path and --base-dir, or not."):
+            inputs.given_file(Namespace(base_dir=str(tmp_path), some_weights=wrong), "--some-weights", ", or not")
+    with pytest.raises(UserError, match="--resume auto"):
+        inputs.checkpoint_to_resume(Namespace(base_dir=str(tmp_path), resume="absent"))

@@ -44,3 +44,20 @@ def vae_checkpoint(args: argparse.Namespace) -> Path:
 def diffusion_checkpoint(args: argparse.Namespace) -> Path:
     """The path of --diffusion-checkpoint. Raises UserError if there is no such file."""
     return DENOISER.require(resolve(args.base_dir, args.diffusion_checkpoint))
+
+
+def given_file(args: argparse.Namespace, flag: str, advice: str = "") -> Path | None:
+    """The path that `flag` gives, None where it gives none. Raises UserError if there is no such file."""
+    given = vars(args)[flag.removeprefix("--").replace("-", "_")]
+    if given is None:
+        return None
+    path = resolve(args.base_dir, given)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise UserError(f"{flag}: {path} {what}.\nCheck the path and --base-dir{advice}.")
+    return path
+
+
+def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
+    """The path of --resume, None without one or with auto. Raises UserError if there is no such file."""
+    return None if args.resume == "auto" else given_file(args, "--resume", ", or use --resume auto")

@@ -8,8 +8,8 @@ from typing import Any
 
 from stepwise.foundation.checkpoints import BadCheckpoint, load
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.paths import resolve
 from stepwise.foundation.runs import RunFolder
+from stepwise.training import inputs
 from stepwise.training.distributed import World
 
 
@@ -42,7 +42,7 @@ def _find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed:
             folder.set_best_aside()
             return None
     else:
-        document = _from_path(resolve(args.base_dir, args.resume), args, folder)
+        document = _from_path(inputs.checkpoint_to_resume(args), args, folder)
     if document["script"] != script or "progress" not in document:
         raise UserError(
             f"The checkpoint to resume is not a resumable one of {script}.\n"
@@ -63,8 +63,6 @@ def require_same_images(state: dict[str, Any] | None, sha256: str) -> None:
 
 
 def _from_path(path: Path, args: argparse.Namespace, folder: RunFolder) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"--resume: {path} does not exist.\nCheck the path, or use --resume auto.")
     if path.resolve().parent != folder.path.resolve():
         if folder.has_run and not args.overwrite:
             raise UserError(
