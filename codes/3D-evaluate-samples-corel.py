@@ -105,13 +105,13 @@ def main(argv: list[str] | None = None) -> int:
     sets = [sources.read_folder(name, folder, classes, size) for name, folder in folders.items()]
     notes += sources.remarks(sets, (train, held_out), size)
     provenance = Provenance(train.paths, held_out.paths, cli.stop_signal.check)
-    for candidate in sets:
-        notes += provenance.remarks(candidate.name, candidate.models)
+    known = {candidate.name: provenance.of(candidate.name, candidate.models) for candidate in sets}
+    notes += [note for knowledge in known.values() for note in knowledge.notes]
     vae = load_vae(vae_path, device) if vae_path else None
     if vae is None:
         notes.append("Without --vae-checkpoint there is no reconstruction and no search for copies in latent space.")
     else:
-        notes += provenance.remarks(AUTOENCODER, [ModelFile(vae.path, vae.sha256)])
+        notes += provenance.of(AUTOENCODER, [ModelFile(vae.path, vae.sha256)]).notes
 
     total = args.cas_seeds * args.cas_steps * (1 + 2 * len(sets))
     with tqdm(total=total, desc="measuring", unit="step", mininterval=cli.bar_interval()) as bar:
@@ -154,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
         settings=describe(args, given, devices.summary(device)),
         features=judge.features_line,
         notes=notes,
+        seen={name: knowledge.held_out for name, knowledge in known.items()},
         reconstruction=decoded,
         reconstructed=pictures,
     )

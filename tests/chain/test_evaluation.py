@@ -122,11 +122,14 @@ def test_copies_are_found_and_models_known(whole: tuple[Process, Path]) -> None:
 
 def test_held_out_images_that_a_model_has_seen_are_noted(whole: tuple[Process, Path], real: Path) -> None:
     """The models of `vae` and `denoiser` were trained on images 1 to 6 of each class, wherever these lie here."""
-    said = notes(report(*whole))
+    document = report(*whole)
+    said = notes(document)
     seen = sum(int(path.stem[-4:]) <= 6 for path in (real / "corel_heldout").glob("*.png"))
     assert seen > 0
     for name in ("drawn", "folder", "autoencoder"):
         assert f"{name} has seen {seen} of the 10 held-out images" in said, said
+    known = {one["name"]: one["held_out_seen"] for one in document["sets"]}
+    assert known == {"drawn": seen, "folder": seen, "copies": 0} and "Caution: " in document["conclusion"]
     assert "copies: its images name no model" in said and "not in --train-dir" not in said
 
 

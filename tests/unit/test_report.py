@@ -176,6 +176,13 @@ def test_the_conclusion_names_the_best_and_whether_that_is_certain():
     assert conclude(findings(a=[1, 0] * 10), seed=0).count("less") == 0
 
 
+def test_the_conclusion_warns_of_models_that_know_the_held_out_images():
+    found = findings(a=[1, 0] * 10, b=[0, 1] * 10, c=[0] * 20)
+    assert "Caution" not in conclude(found, seed=0)
+    found.seen = {"a": 0, "b": 3, "c": 20}
+    assert "Caution: b and c had seen held-out photos in training" in conclude(found, seed=0)
+
+
 @pytest.mark.parametrize(
     ("gain", "word"),
     [(Measured(0.1, 0.02, 0.2), "helps"), (Measured(-0.1, -0.2, -0.02), "harms"), (measured(0.0), "neither clearly")],

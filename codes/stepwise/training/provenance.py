@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +64,13 @@ class ModelFile:
         return _rows(seen)
 
 
+class Knowledge(NamedTuple):
+    """What models knew before they were judged: how many of the held-out images, and what the report has to say."""
+
+    held_out: int
+    notes: list[str]
+
+
 class Provenance:
     """Compares what models have seen with the two real folders of a report."""
 
@@ -83,15 +90,16 @@ class Provenance:
             name: list(in_threads(digest, paths, THREADS, self._check, title)) for name, paths in self._paths.items()
         }
 
-    def remarks(self, name: str, models: list[ModelFile]) -> list[str]:
-        """Notes on the set or model called `name`, made by `models`."""
+    def of(self, name: str, models: list[ModelFile]) -> Knowledge:
+        """That of the set or model called `name`, made by `models`."""
         if not models:
-            return [f"{name}: its images name no model, so it is not known whether that has seen the held-out images."]
+            unknown = "so it is not known whether that has seen the held-out images."
+            return Knowledge(0, [f"{name}: its images name no model, {unknown}"])
         found = [model.seen() for model in models]
         notes = [f"{name}: which images it has seen is not known: {text}." for text in found if isinstance(text, str)]
         known = set().union(*(digests for digests in found if isinstance(digests, set)))
         if not known:
-            return notes
+            return Knowledge(0, notes)
         held_out, train = self._digests["held_out"], set(self._digests["train"])
         leaked = sum(digest in known for digest in held_out)
         elsewhere = len(known - train - set(held_out))
@@ -109,7 +117,7 @@ class Provenance:
             notes.append(
                 f"{name} was trained on {elsewhere} images that are not in --train-dir: copies of those are not found."
             )
-        return notes
+        return Knowledge(leaked, notes)
 
 
 def _rows(seen: Tensor) -> set[bytes]:

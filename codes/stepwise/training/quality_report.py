@@ -27,7 +27,11 @@ SUSPECTS = 8
 
 @dataclass
 class Findings:
-    """Everything that the report tells. `reference`: the training images that neighbours are counted in."""
+    """Everything that the report tells.
+
+    `reference`: the training images that neighbours are counted in; `seen`: of how many held-out images a set's
+    model is known to have seen.
+    """
 
     candidates: list[Candidate]
     results: dict[str, Result]
@@ -40,6 +44,7 @@ class Findings:
     settings: list[tuple[str, str]]
     features: str
     notes: list[str] = field(default_factory=list)
+    seen: dict[str, int] = field(default_factory=dict)
     reconstruction: Result | None = None
     reconstructed: np.ndarray | None = None
 
@@ -67,7 +72,13 @@ def conclude(found: Findings, seed: int) -> str:
     verdict = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "neither clearly helps nor harms"
     text += f" Adding the images of {ranked[0]} to the real ones {verdict} ({gain.value:+.1%})."
     copied = best.figures["memorized_pixel"].value
-    return text + f" {copied:.1%} of them are copies of training images by the pixel test."
+    text += f" {copied:.1%} of them are copies of training images by the pixel test."
+    flattered = [name for name in ranked if found.seen.get(name)]
+    if flattered:
+        text += (
+            f" Caution: {' and '.join(flattered)} had seen held-out photos in training, which flatters; see the notes."
+        )
+    return text
 
 
 def write_all(folder: Path, found: Findings, title: str, made: str, seed: int) -> dict[str, Any]:
@@ -113,6 +124,7 @@ def _document(found: Findings, title: str, made: str, conclusion: str) -> dict[s
             "models": len(candidate.models),
             "minutes": candidate.minutes,
             "parameters": candidate.parameters,
+            "held_out_seen": found.seen.get(candidate.name, 0),
             "measures": found.results[candidate.name].plain(),
         }
         for candidate in found.candidates
