@@ -192,7 +192,8 @@ def main(argv: list[str] | None = None) -> int:
         z, augment = data.train.draw(index, rows, args.seed, clock.step)
         x0 = data.statistics.standardise(z)
         rng = seeds.torch_rng(args.seed, "noise", clock.step)  # of the whole batch, whoever computes which rows
-        t = torch.randint(args.timesteps, (len(index),), generator=rng)[rows].to(x0.device)
+        part, place = (draw(len(index), generator=rng) for draw in (torch.randperm, torch.rand))
+        t = schedule.spread(part, place)[rows].to(x0.device)
         eps = torch.randn((len(index), *latent_shape), generator=rng)[rows].to(x0.device)
         label = None
         if data.train_label is not None:

@@ -82,3 +82,27 @@ def test_uneven_sampling_steps_fall_strictly(total, count):
 def test_sampling_steps_refuse_other_counts(count):
     with pytest.raises(UserError, match=f"{count} sampling steps.*from 1 to the 1000"):
         schedule.build("linear", 1000).sampling_steps(count)
+
+
+@pytest.mark.parametrize(("count", "timesteps"), [(1, 1000), (16, 1000), (16, 10), (1000, 1000), (7, 250)])
+def test_spread_takes_one_timestep_of_each_part(count, timesteps):
+    rng = torch.Generator().manual_seed(0)
+    plan = schedule.build("linear", timesteps)
+    for _ in range(20):
+        times = plan.spread(torch.randperm(count, generator=rng), torch.rand(count, generator=rng))
+        assert times.shape == (count,) and times.dtype == torch.int64
+        edges = torch.arange(count + 1) * (timesteps / count)
+        ordered = times.sort().values
+        assert (ordered >= edges[:-1].floor()).all() and (ordered <= edges[1:]).all() and ordered[-1] < timesteps
+
+
+def test_spread_leaves_each_timestep_as_likely_and_steadies_the_mean():
+    rng = torch.Generator().manual_seed(0)
+    plan = schedule.build("linear", 20)
+    drawn = [plan.spread(torch.randperm(5, generator=rng), torch.rand(5, generator=rng)) for _ in range(4000)]
+    times = torch.stack(drawn)
+    for place in range(5):  # whatever its place in the batch
+        share = times[:, place].bincount(minlength=20) / len(times)
+        assert (share - 1 / 20).abs().max() < 0.015
+    alone = torch.randint(20, (4000, 5), generator=rng)
+    assert times.double().mean(1).var() < 0.1 * alone.double().mean(1).var()

@@ -47,6 +47,15 @@ class Schedule:
         """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) at t: [B] -> float32 [B]."""
         return (self.alpha_bar / (1 - self.alpha_bar)).float().to(t.device)[t]
 
+    def spread(self, part: Tensor, place: Tensor) -> Tensor:
+        """N timesteps, one from each of N equal parts of 0 ... T-1: int64 [N] (Kingma et al. 2021, appendix I.1).
+
+        part: [N], a permutation of 0 ... N-1; place: [N] in [0, 1), where in its part. With both drawn at
+        random each timestep alone is uniform, but the mean over them varies less than of independent ones.
+        """
+        times = (part.double() + place.double()) * (self.timesteps / len(part))
+        return times.long().clamp(0, self.timesteps - 1)
+
     def sampling_steps(self, count: int) -> list[int]:
         """`count` timesteps from T-1 down, evenly spaced from the noisy end ("trailing", Lin et al. 2024).
 

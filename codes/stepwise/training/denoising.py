@@ -44,7 +44,9 @@ class DenoiserMonitor:
         self.latent_shape = tuple(data.val_x0.shape[1:])
         self.x0 = data.val_x0.repeat_interleave(TIMES_AN_IMAGE, dim=0)
         self.label = None if data.val_label is None else data.val_label.repeat_interleave(TIMES_AN_IMAGE)
-        self.t = _stratified_times(len(data.val_x0), schedule.timesteps, args.seed).to(self.x0.device)
+        rng = numpy_rng(args.seed, "val-t")
+        part, place = (torch.from_numpy(draw(len(self.x0))) for draw in (rng.permutation, rng.random))
+        self.t = schedule.spread(part, place).to(self.x0.device)
         self.eps = noise_like(tuple(self.x0.shape), args.seed, "val-eps").to(self.x0.device)
         make_folder(folder.path / "samples")
 
@@ -106,11 +108,3 @@ class DenoiserMonitor:
         if not self.num_classes:
             return None
         return torch.arange(self.num_classes, device=self.x0.device).repeat_interleave(columns)
-
-
-def _stratified_times(images: int, timesteps: int, seed: int) -> Tensor:
-    """TIMES_AN_IMAGE timesteps for each image, together one from each equal part of 0 ... T-1."""
-    rng = numpy_rng(seed, "val-t")
-    count = images * TIMES_AN_IMAGE
-    times = (rng.permutation(count) + rng.random(count)) * (timesteps / count)
-    return torch.from_numpy(times).long().clamp(0, timesteps - 1)
