@@ -103,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
     from tqdm import tqdm
 
+    from stepwise.data.image_sets import IMAGES
     from stepwise.foundation import devices
     from stepwise.foundation.images import grid, labelled_grid, save_png
     from stepwise.training import distributed
@@ -143,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         picture = labelled_grid(class_rows(images, labels, model.classes, args.nrow))
     else:
         picture = grid(images, args.nrow)
-    save_png(output, picture, metadata)
+    save_png(output, picture, {**metadata, IMAGES: str(count)})
     print(f"{count} images: {output}")
     folder = output.with_name(output.stem + "_individual")
     if args.individual == "always" or (args.individual == "auto" and count <= FEW):

@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         notes += provenance.of(AUTOENCODER, [ModelFile(vae.path, vae.sha256)]).notes
 
-    total = args.cas_seeds * args.cas_steps * (1 + 2 * len(sets))
+    total = args.cas_seeds * args.cas_steps * (1 + 2 * len(sets)) if len(classes) > 1 else 0
     with tqdm(total=total, desc="measuring", unit="step", mininterval=cli.bar_interval()) as bar:
 
         def on_step() -> None:

@@ -40,8 +40,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     more.add_argument("--diffusion-config", metavar="FILE.yaml", help="passed to 3B as --config")
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
+    for flag, name in (("--vae-config", args.vae_config), ("--diffusion-config", args.diffusion_config)):
+        if name and not resolve(args.base_dir, name).is_file():
+            parser.error(f"{flag}: there is no file {resolve(args.base_dir, name)}")
     config = resolve(args.base_dir, args.diffusion_config) if args.diffusion_config else None
-    if config and config.exists() and "class-conditional" in config.read_text(encoding="utf-8").replace("_", "-"):
+    if config and "class-conditional" in config.read_text(encoding="utf-8").replace("_", "-"):
         parser.error(f"--diffusion-config {config} sets class-conditional, which the regimes decide; take it out")
     args.regimes = list(dict.fromkeys(args.regimes))
     if not args.holdout:

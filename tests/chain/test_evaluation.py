@@ -330,6 +330,23 @@ def test_names_are_those_given_or_the_end_of_the_path(tmp_path: Path) -> None:
     assert named_paths(given) == {"my set": tmp_path / "a=b", tmp_path.stem: tmp_path}
 
 
+def test_one_class_is_judged_by_what_does_not_need_names(server: Server, real: Path, tmp_path: Path) -> None:
+    """A CNN of one class names everything right: 100 % would be said of any images."""
+    for part in ("corel_all", "corel_heldout"):
+        (tmp_path / "one" / part).mkdir(parents=True)
+        for number, path in enumerate(sorted((real / part).glob("*.png"))):
+            shutil.copy(path, tmp_path / "one" / part / f"0001_{number:04d}.png")
+    draw_images(tmp_path / "drawn", classes=1, each=12)
+    done = evaluate(server, tmp_path / "one", tmp_path / "out", "--generated", tmp_path / "drawn")
+    document = report(done, tmp_path / "out")
+    assert "All images are of one class, so there is no CAS" in notes(document)
+    assert "only one class" in document["features"] and "names no class" not in notes(document)
+    (one,) = document["sets"]
+    assert {"swd", "memorized_pixel"} <= one["measures"].keys() == document["floor"].keys()
+    assert not {"cas", "kid", "recall"} & one["measures"].keys()
+    assert document["conclusion"].startswith("CAS could not be measured") and "By SWD" in document["conclusion"]
+
+
 def test_other_classes_and_wrong_weights_are_refused(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
     others = draw_images(tmp_path / "others", classes=3, each=2)
     for path in [*others.glob("0001_*"), *others.glob("0002_*")]:
@@ -467,6 +484,10 @@ def test_comparison_of_one_class_or_of_nothing_is_refused(server: Server, tmp_pa
     draw_images(tmp_path / "data/corel", classes=1, each=3)
     flags = ("--base-dir", tmp_path, "--num-workers", 0)
     failed(server.run("comparison", *flags, before=forked({})), "at least two classes, found 1")
+    before = sorted((tmp_path / "comparison").rglob("*"))
+    for flag in ("--vae-config", "--diffusion-config"):
+        failed(server.run("comparison", *flags, flag, "absent.yaml", before=forked({})), flag, "absent.yaml")
+    assert sorted((tmp_path / "comparison").rglob("*")) == before
     more = ("--data-dir", "absent", "--output-dir", "other")
     done = server.run("comparison", *flags, *more, before=forked({}))
     failed(done, "absent does not exist", "Stopped in 2A")

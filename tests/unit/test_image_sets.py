@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepwise.data.image_sets import ImageSet, list_generated, load_set, positions
+from stepwise.data.image_sets import IMAGES, ImageSet, list_generated, load_set, positions
 from stepwise.foundation.errors import UserError
+from stepwise.foundation.images import save_png
 
 CLASSES = [{"name": "steam train", "number": 1}, {"name": "Cake", "number": 7}]
 
@@ -59,6 +60,18 @@ def test_a_grid_beside_its_single_images_does_not_count(tmp_path):
         *("alone.png", "x2.png", "x_individual/image_0001.png", "x_individual/image_0002.png"),
         "deep/y_individual/image_0001.png",
     }
+
+
+def test_a_grid_that_says_so_does_not_count(tmp_path):
+    """3C's without single images beside it: one picture of 48 scaled-down images is not a generated image."""
+    put(tmp_path, "alone.png", "alone.jpg")
+    save_png(tmp_path / "grid.png", np.zeros((16, 64, 3), np.uint8), {IMAGES: "4"})
+    save_png(tmp_path / "one.png", np.zeros((16, 16, 3), np.uint8), {IMAGES: "1"})
+    assert set(listed(tmp_path)) == {"alone.png", "alone.jpg", "one.png"}
+    (tmp_path / "only").mkdir()
+    save_png(tmp_path / "only/grid.png", np.zeros((16, 64, 3), np.uint8), {IMAGES: "4"})
+    with pytest.raises(UserError, match=r"only holds grids.*\n.*--individual always"):
+        list_generated(tmp_path / "only")
 
 
 def test_three_levels_of_folders_are_read(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stepwise.evaluation.intervals import of_distance, of_mean
+from stepwise.evaluation.intervals import of_difference, of_distance, of_mean, of_share
 
 
 def rng(*seed):
@@ -25,6 +25,27 @@ def test_the_interval_of_a_mean_holds_it_95_times_in_100(size):
 
 def test_the_interval_of_a_share_holds_it():
     assert 0.88 <= coverage(lambda i: of_mean(rng(0, i).random(60) < 0.3, rng(1, i)), 0.3) <= 0.99
+
+
+@pytest.mark.parametrize("size", [1, 16, 300])
+def test_none_of_a_few_is_not_none_at_all(size):
+    """If the whole share were at the end of the interval, none (or all) of `size` would come up in 1 of 40 cases."""
+    none, every = of_share(np.zeros(size), rng(0)), of_share(np.ones(size), rng(0))
+    assert (none.value, none.low, every.value, every.high) == (0, 0, 1, 1)
+    assert (1 - none.high) ** size == pytest.approx(0.025) == every.low**size
+
+
+def test_a_share_between_is_that_of_the_mean():
+    values = rng(1).random(50) < 0.4
+    assert of_share(values, rng(2)) == of_mean(values, rng(2))
+
+
+@pytest.mark.parametrize(("differ", "sure"), [(1, False), (5, False), (6, True)])
+def test_a_few_differences_prove_nothing(differ, sure):
+    for sign in (1, -1):
+        found = of_difference(sign * np.ones(differ), rng(3))
+        assert found.value == sign and (found.low > 0 or found.high < 0) == sure
+    assert of_difference(np.zeros(40), rng(3)).low == 0
 
 
 def gap(first, second):

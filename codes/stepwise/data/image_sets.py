@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, no_images, read_captions
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, fit_square, is_image_name
 
 FOLDER_SUFFIX = "_individual"
+IMAGES = "images"  # the key under which 3C notes in a grid how many it shows
 # what every report has beside the generated sets, under these names
 TRAIN, HELD_OUT, COPIES = "real training images", "held-out real images", "noisy copies of training images"
 AUTOENCODER = "autoencoder"
@@ -58,13 +61,27 @@ def list_generated(folder: Path) -> tuple[list[Path], list[str]]:
     """All generated images below `folder` and the class name of each; "" where nothing tells.
 
     A folder's captions.json names the classes, else the name of the folder (class_0001 or the class).
-    A grid `x.png` with its single images in `x_individual` beside it does not count. Raises
+    A grid of 3C's does not count, nor does `x.png` with its single images in `x_individual` beside it. Raises
     UserError when there is no image.
     """
     paths, names = _listed(folder, depth=3)
     if not paths:
         raise no_images(folder)
-    return paths, names
+    single = [not _is_grid(path) for path in paths]
+    if not any(single):
+        raise UserError(f"{folder} holds grids, but no single images.\nDraw them with 3C --individual always.")
+    return list(compress(paths, single)), list(compress(names, single))
+
+
+def _is_grid(path: Path) -> bool:
+    """Whether 3C noted in the PNG file that it shows several images."""
+    if path.suffix.lower() != ".png":
+        return False
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get(IMAGES, "1") != "1"
+    except (OSError, ValueError):  # whoever reads it says so
+        return False
 
 
 def _listed(folder: Path, depth: int) -> tuple[list[Path], list[str]]:

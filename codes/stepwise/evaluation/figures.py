@@ -87,22 +87,23 @@ def sample_rows(path: Path, images: np.ndarray, label: np.ndarray, names: list[s
     for position, name in [*enumerate(names), (-1, "")]:
         own = images[label == position][:columns]
         if len(own):
-            rows.append((name, _enlarged(own)))
+            rows.append((name, _enlarged(own, SHOWN_SIZE)))
     save_png(path, labelled_grid(rows))
 
 
 def pairs(path: Path, above: np.ndarray, below: np.ndarray, names: tuple[str, str]) -> None:
-    """Two rows that belong together column by column, both uint8 [N, S, S, 3]."""
-    save_png(path, labelled_grid([(names[0], _enlarged(above)), (names[1], _enlarged(below))]))
+    """Two rows that belong together column by column, uint8 [N, S, S, 3], each of its own size S."""
+    size = max(SHOWN_SIZE, above.shape[1], below.shape[1])
+    save_png(path, labelled_grid([(names[0], _enlarged(above, size)), (names[1], _enlarged(below, size))]))
 
 
 def picture(path: Path, images: np.ndarray, columns: int) -> None:
     """A plain grid."""
-    save_png(path, grid(_enlarged(images), columns))
+    save_png(path, grid(_enlarged(images, SHOWN_SIZE), columns))
 
 
-def _enlarged(images: np.ndarray) -> np.ndarray:
-    size = max(SHOWN_SIZE, images.shape[1])
+def _enlarged(images: np.ndarray, least: int) -> np.ndarray:
+    size = max(least, images.shape[1])
     return np.stack([fit_square(image, size) for image in images])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 ROUNDS = 1000
 HALVES = 30
 LOW, HIGH = 2.5, 97.5
+FEWEST = 6  # 2 / 2**6 is the first below 5 %
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,30 @@ def of_mean(values: np.ndarray, rng: np.random.Generator) -> Measured:
     draws = values[rng.integers(len(values), size=(ROUNDS, len(values)))].mean(axis=1)
     low, high = np.percentile(draws, [LOW, HIGH])
     return Measured(float(values.mean()), float(low), float(high))
+
+
+def of_share(values: np.ndarray, rng: np.random.Generator) -> Measured:
+    """`of_mean` of shares in [0, 1], which is certain of nothing where all of them are 0, or all 1.
+
+    There resampling finds no spread; the interval is that of Clopper and Pearson (1934) instead.
+    """
+    found, reach = of_mean(values, rng), 1 - (LOW / 100) ** (1 / len(values))
+    if found.low == found.high == 0:
+        return Measured(0.0, 0.0, reach)
+    if found.low == found.high == 1:
+        return Measured(1.0, 1 - reach, 1.0)
+    return found
+
+
+def of_difference(values: np.ndarray, rng: np.random.Generator) -> Measured:
+    """`of_mean` of paired differences; with fewer than FEWEST that are not 0 the interval always holds 0.
+
+    Even if all of them point the same way, that is chance in more than 5 % of the cases (sign test).
+    """
+    found = of_mean(values, rng)
+    if np.count_nonzero(values) >= FEWEST:
+        return found
+    return Measured(found.value, min(found.low, 0.0), max(found.high, 0.0))
 
 
 def of_distance(

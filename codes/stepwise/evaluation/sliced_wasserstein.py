@@ -26,9 +26,9 @@ def patches(images: np.ndarray, seed: int) -> list[Tensor]:
     for level, picture in enumerate(_laplacian_pyramid(to_tensor(images))):
         rng = numpy_rng(seed, "patches", level)
         side = picture.shape[-1] - PATCH + 1
-        windows = F.unfold(picture, PATCH).unflatten(2, (side, side))  # [N, 147, side, side]
+        windows = picture.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # a view: [N, 3, side, side, 7, 7]
         top, left = rng.integers(side, size=(2, PATCHES_AN_IMAGE))
-        found.append(windows[:, :, top, left].transpose(1, 2).contiguous())
+        found.append(windows[:, :, top, left].transpose(1, 2).flatten(2))
     return found
 
 

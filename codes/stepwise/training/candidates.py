@@ -114,12 +114,15 @@ def _training_of(checkpoints: list[Path]) -> tuple[float | None, int | None]:
 
 
 def remarks(candidates: list[Candidate], real: tuple[ImageSet, ...], size: int) -> list[str]:
-    """What the reader must know about the files: missing labels, differing sizes, unreadable images."""
+    """What the reader must know about the files: missing labels, differing sizes, unreadable images.
+
+    `real`: the training images, then the others.
+    """
     notes = [
         f"{candidate.name}: its images name no class; for CAS, the CNN trained on the real images named them. "
         "That favours it over sets that had to get the class right."
         for candidate in candidates
-        if not candidate.images.labelled
+        if not candidate.images.labelled and len(np.unique(real[0].label)) > 1
     ]
     sizes = sorted(set().union(*(candidate.images.sizes for candidate in candidates)))
     if sizes != [size]:

@@ -12,7 +12,7 @@ import torch
 
 from stepwise.data.image_sets import ImageSet
 from stepwise.evaluation import classifier, distances, inception, memorization, sliced_wasserstein
-from stepwise.evaluation.intervals import Measured, of_distance, of_mean
+from stepwise.evaluation.intervals import Measured, of_difference, of_distance, of_mean, of_share
 from stepwise.evaluation.reconstruction import lpips, psnr, ssim
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
@@ -41,6 +41,11 @@ class Settings:
     on_step: Callable[[], None]
     check: Callable[[], None]
 
+    @property
+    def has_cas(self) -> bool:
+        """One class can only be named right: neither CAS nor its network's features say anything then."""
+        return self.num_classes > 1
+
 
 @dataclass
 class Result:
@@ -65,11 +70,11 @@ class Judge:
         if len(self.distinct) < 2:
             raise UserError("All training images are the same.\nGive at least two different ones.")
         inside, self.features_line = _inception(settings)
-        self.real_nets = self._train_nets(train.images, train.label)
-        self.features = _features(settings, inside, self.real_nets[0])
-        self.held_out_features = self.features(held_out.images)
+        self.real_nets = self._train_nets(train.images, train.label) if settings.has_cas else []
+        self.features = _features(settings, inside, self.real_nets)
+        self.held_out_features = self.features(held_out.images) if self.features else None
         self.held_out_patches = sliced_wasserstein.patches(held_out.images, settings.seed)
-        self.real_right = self._right(self.real_nets)
+        self.real_right = self._right(self.real_nets) if settings.has_cas else None
         self.spaces = {"pixel": _pixels} if settings.vae is None else {"pixel": _pixels, "latent": self._latents}
         self.references, self.among_training = {}, {}
         for name, space in self.spaces.items():
@@ -81,7 +86,8 @@ class Judge:
     def judge(self, generated: ImageSet) -> Result:
         """Every measure of `generated`; what a measure lacks is said in `skipped`, the others are made."""
         result = Result()
-        self._cas(generated, result)
+        if self.settings.has_cas:
+            self._cas(generated, result)
         self._distances(generated, result)
         self._memorization(self._neighbours(generated.images), result)
         return result
@@ -89,7 +95,8 @@ class Judge:
     def floors(self) -> Result:
         """The training images in the place of generated ones; for memorization, the held-out images."""
         result = Result(right=self.real_right)
-        result.figures["cas"] = of_mean(self.real_right, self._rng("cas"))
+        if self.real_right is not None:
+            result.figures["cas"] = of_share(self.real_right, self._rng("cas"))
         self._distances(self.train, result)
         self._memorization(self.unseen, result)
         return result
@@ -113,11 +120,11 @@ class Judge:
             result.skipped.append(f"{int((~known).sum())} images of classes without real ones are left out of CAS.")
         images, label = generated.images[known], label[known]
         result.right = self._right(self._train_nets(images, label))
-        result.figures["cas"] = of_mean(result.right, self._rng("cas"))
+        result.figures["cas"] = of_share(result.right, self._rng("cas"))
         both = np.concatenate([images, self.train.images]), np.concatenate([label, self.train.label])
         together = self._right(self._train_nets(*both))
-        result.figures["cas_both"] = of_mean(together, self._rng("cas"))
-        result.figures["cas_gain"] = of_mean(together - self.real_right, self._rng("cas"))
+        result.figures["cas_both"] = of_share(together, self._rng("cas"))
+        result.figures["cas_gain"] = of_difference(together - self.real_right, self._rng("cas"))
 
     def _train_nets(self, images: np.ndarray, label: np.ndarray) -> list:
         """One network for each of the seeds."""
@@ -150,6 +157,9 @@ class Judge:
         # These measures depend on the size of a set: none is larger than the training set.
         order = self._rng("picked").permutation(len(generated))[: len(self.train)]
         images = generated.images[np.sort(order)]
+        result.figures["swd"] = self._swd(images)
+        if self.features is None:
+            return
         found, real = self.features(images), self.held_out_features
         measures = {
             "kid": (distances.kid, (-np.inf, np.inf)),
@@ -162,7 +172,6 @@ class Judge:
         for name, (measure, bounds) in measures.items():
             self.settings.check()
             result.figures[name] = of_distance(measure, found, real, self._rng(name), bounds=bounds)
-        result.figures["swd"] = self._swd(images)
 
     def _swd(self, images: np.ndarray) -> Measured:
         patches, real = sliced_wasserstein.patches(images, self.settings.seed), self.held_out_patches
@@ -185,9 +194,9 @@ class Judge:
     def _memorization(self, neighbours: dict[str, memorization.Neighbours], result: Result) -> None:
         for name, found in neighbours.items():
             result.neighbours[name] = found
-            result.figures[f"memorized_{name}"] = of_mean(found.memorized, self._rng("memorized"))
+            result.figures[f"memorized_{name}"] = of_share(found.memorized, self._rng("memorized"))
             real = memorization.authentic(found, self.among_training[name])
-            result.figures[f"authpct_{name}"] = of_mean(real, self._rng("authentic"))
+            result.figures[f"authpct_{name}"] = of_share(real, self._rng("authentic"))
             z = memorization.data_copying(found, self.unseen[name])
             result.figures[f"ct_{name}"] = Measured(z, z, z)
 
@@ -215,6 +224,11 @@ def require_enough(train: ImageSet, held_out: ImageSet, classes: list[dict[str, 
         raise UserError(
             f"There are {len(train)} training and {len(held_out)} held-out images of the same classes.\n"
             "At least 2 and 1 are needed: prepare the images with 2A --holdout 0.2."
+        )
+    if len(classes) < 2:
+        notes.append(
+            "All images are of one class, so there is no CAS; KID, FID, precision, recall, density and coverage "
+            "need Inception's weights (--inception-weights)."
         )
     absent = [entry["name"] for i, entry in enumerate(classes) if i not in set(held_out.label.tolist())]
     if absent:
@@ -250,15 +264,17 @@ def _inception(settings: Settings) -> tuple[torch.nn.Module | None, str]:
             reason = f" ({str(error).splitlines()[0].rstrip('.')})"
         else:
             return inside, f"Inception, weights from {source}"
+    if not settings.has_cas:
+        return None, f"none, as there is only one class to train a CNN on{reason}"
     return None, f"the CNN trained on the real training images{reason}; not comparable with published figures"
 
 
 def _features(
-    settings: Settings, inside: torch.nn.Module | None, net: classifier.SmallCNN
-) -> Callable[[np.ndarray], np.ndarray]:
+    settings: Settings, inside: torch.nn.Module | None, nets: list[classifier.SmallCNN]
+) -> Callable[[np.ndarray], np.ndarray] | None:
     if inside is not None:
         return lambda images: inception.features(inside, images, settings.device.device)
-    return lambda images: classifier.features(net, images, settings.device)
+    return (lambda images: classifier.features(nets[0], images, settings.device)) if nets else None
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

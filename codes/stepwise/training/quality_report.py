@@ -14,7 +14,7 @@ import numpy as np
 
 from stepwise.data.image_sets import AUTOENCODER, COPIES, HELD_OUT, TRAIN, ImageSet
 from stepwise.evaluation import figures, report
-from stepwise.evaluation.intervals import of_mean
+from stepwise.evaluation.intervals import of_difference
 from stepwise.evaluation.measures import IN_TABLE, MEASURES, MEMORIZATION
 from stepwise.foundation.paths import make_folder, write_atomically
 from stepwise.foundation.seeds import numpy_rng
@@ -56,7 +56,7 @@ def conclude(found: Findings, seed: int) -> str:
         key=lambda name: -found.results[name].figures["cas"].value,
     )
     if not ranked:
-        return "No set of generated images could be judged by CAS; see the notes below."
+        return _without_cas(found)
     best = found.results[ranked[0]]
     cas, real = best.figures["cas"], found.floors.figures["cas"]
     text = (
@@ -65,20 +65,39 @@ def conclude(found: Findings, seed: int) -> str:
     )
     for other in ranked[1:]:
         assert best.right is not None and found.results[other].right is not None
-        gap = of_mean(best.right - found.results[other].right, numpy_rng(seed, "gap", other))
+        gap = of_difference(best.right - found.results[other].right, numpy_rng(seed, "gap", other))
         word = "which is more than chance" if gap.low > 0 else "which these photos are too few to tell from chance"
         text += f" {other} has {found.results[other].figures['cas'].value:.0%}, {gap.value:.0%} less, {word}."
     gain = best.figures["cas_gain"]
     verdict = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "neither clearly helps nor harms"
     text += f" Adding the images of {ranked[0]} to the real ones {verdict} ({gain.value:+.1%})."
     copied = best.figures["memorized_pixel"].value
-    text += f" {copied:.1%} of them are copies of training images by the pixel test."
-    flattered = [name for name in ranked if found.seen.get(name)]
-    if flattered:
-        text += (
-            f" Caution: {' and '.join(flattered)} had seen held-out photos in training, which flatters; see the notes."
-        )
-    return text
+    return text + f" {copied:.1%} of them are copies of training images by the pixel test." + _caution(found)
+
+
+def _without_cas(found: Findings) -> str:
+    """The same where no CAS could be measured: nearest by the first of KID and SWD that there is."""
+    text = "CAS could not be measured; see the notes."
+    for key in ("kid", "swd"):
+        values = {name: result.figures[key] for name, result in found.results.items() if key in result.figures}
+        if values:
+            best, measure = min(values, key=lambda name: values[name].value), MEASURES[key]
+            copied = found.results[best].figures["memorized_pixel"].value
+            text += (
+                f" By {measure.title}, the images of {best} are the nearest to the {len(found.held_out)} held-out "
+                f"photos: {measure.text(values[best])} (real training photos: "
+                f"{measure.text(found.floors.figures[key])}). {copied:.1%} of them are copies of training images by "
+                "the pixel test."
+            )
+            break
+    return text + _caution(found)
+
+
+def _caution(found: Findings) -> str:
+    flattered = [name for name in found.results if found.seen.get(name)]
+    if not flattered:
+        return ""
+    return f" Caution: {' and '.join(flattered)} had seen held-out photos in training, which flatters; see the notes."
 
 
 def write_all(folder: Path, found: Findings, title: str, made: str, seed: int) -> dict[str, Any]:
