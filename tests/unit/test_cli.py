@@ -68,6 +68,12 @@ def test_switches_take_true_and_false(parser, config, capsys) -> None:
     assert "takes true or false" in refused(parser, capsys, "--config", config("data-dir: d\nno-ema: 1\n"))
 
 
+@pytest.mark.parametrize("written", ["0010", "off", "1_000", "12:30", "2026-11-21", "'null '", "1.50"])
+def test_values_arrive_as_they_are_written(parser, config, written: str) -> None:
+    """YAML 1.1 itself would read eight, false, 1000, 750, a date."""
+    assert cli.parse(parser, ["--config", config(f"data-dir: {written}\n")]).data_dir == written.strip("'")
+
+
 def test_lists_nulls_and_empty_files(parser, config) -> None:
     assert cli.parse(parser, ["--config", config("data-dir: d\nsizes: [1, 2]\nepochs: null\n")]).sizes == [1, 2]
     assert cli.parse(parser, ["--data-dir", "d", "--config", config("")]).epochs == 300
@@ -83,7 +89,7 @@ def test_lists_nulls_and_empty_files(parser, config) -> None:
         ("data-dir: d\nepochs: many\n", ["--epochs", "a whole number above 0", "'many'"]),
         ("data-dir: d\nepochs: 2.5\n", ["--epochs", "'2.5'"]),
         ("data-dir: d\nepochs: -3\n", ["--epochs", "'-3'"]),
-        ("data-dir: d\nepochs: true\n", ["--epochs", "True"]),
+        ("data-dir: d\nepochs: true\n", ["--epochs", "true"]),
         ("data-dir: d\nepochs: [1, 2]\n", ["2"]),
         ("data-dir: d\naugment: heavy\n", ["--augment", "heavy", "light"]),
         ("epochs: 3\n", ["--data-dir"]),
@@ -197,6 +203,22 @@ def test_out_of_memory_gets_advice(handlers, capsys, error: Exception) -> None:
     assert len(err.splitlines()) <= 3
     for flag in ("--batch-size", "--grad-accum", "--image-size", "--num-workers 0"):
         assert flag in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...: a bug"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    ],
+)
+def test_a_bug_keeps_its_traceback(handlers, error: Exception) -> None:
+    def main() -> int:
+        raise error
+
+    with pytest.raises(RuntimeError) as found:
+        cli.run_script(main)
+    assert found.value is error
 
 
 def test_full_disk_and_signals(handlers, capsys) -> None:

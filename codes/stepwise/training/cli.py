@@ -23,6 +23,9 @@ OUT_OF_MEMORY_ADVICE = (
     "effective batch. Or train the VAE at a smaller --image-size (128 -> 64). --num-workers 0 saves RAM."
 )
 
+NOTHING = ("", "~", "null", "Null", "NULL")  # YAML's words for a value that is left out
+SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the example's line breaks and shows every default that says something."""
@@ -127,10 +130,15 @@ def config_flags(parser: Parser, path: Path) -> list[str]:
 
 
 def _strict_loader() -> type:
-    """yaml.SafeLoader that refuses a key given twice."""
+    """A YAML loader that refuses a key given twice and leaves every scalar as it is written.
+
+    What a value means is the flag's to say: YAML 1.1 reads 0010 as eight and off as false.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: ClassVar = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # merging with <<
+
         def construct_mapping(self, node: Any, deep: bool = False) -> dict:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
@@ -152,12 +160,12 @@ def _flatten(parser: Parser, path: Path, document: dict, outer: tuple[int, ...])
 
 
 def _as_flags(parser: Parser, path: Path, name: str, value: Any, action: argparse.Action) -> list[str]:
-    if value is None:
+    if value is None or value in NOTHING:
         return []
     if action.nargs == 0:
-        if not isinstance(value, bool):
+        if str(value).lower() not in SWITCH:
             parser.error(f"--config {path}: '{name}' is a switch and takes true or false, found {value!r}")
-        return [f"--{name}"] if value else []
+        return [f"--{name}"] if SWITCH[str(value).lower()] else []
     if isinstance(value, list):
         if action.nargs is None:
             parser.error(f"--config {path}: '{name}' takes one value, found the list {value}")
@@ -289,7 +297,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True for the ways in which torch says that memory ran out, on any device."""
     words = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "shared memory")
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "dataloader worker" in text or any(word in text for word in words)
+    killed = "dataloader worker (pid" in text  # a worker's own error says 'in DataLoader worker process 0'
+    return isinstance(error, MemoryError) or killed or any(word in text for word in words)
 
 
 def _fail(message: str) -> int:
