@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -97,6 +98,43 @@ def test_a_run_with_a_discriminator_resumes_alike(server: Server, images: Path, 
     assert checkpoints.load(tmp_path / "run/last.pt")["nets"]["discriminator"]["counters"][0] > 0
     assert server.run("3A", *flags, "--resume", "auto").code == 0
     assert differences(tmp_path / "calm", tmp_path / "run") == []
+
+
+def test_stop_in_the_last_preview(
+    server: Server, images: Path, vae: Path, calm: dict[str, Path], tmp_path: Path
+) -> None:
+    before = """
+import os, signal
+from stepwise.training.denoising import DenoiserMonitor
+preview = DenoiserMonitor.preview
+def interrupted(*given):
+    os.kill(os.getpid(), signal.SIGTERM)
+    preview(*given)
+DenoiserMonitor.preview = interrupted
+"""
+    flags = flags_of("3B", images, vae, tmp_path / "run")
+    stopped = server.run("3B", *flags, before=before)
+    assert stopped.code == 143 and "saved" in stopped.out and "--resume auto" in stopped.out, stopped.out
+    assert not (tmp_path / "run/summary.json").exists()
+    assert server.run("3B", *flags, "--resume", "auto").code == 0
+    assert differences(calm["3B"], tmp_path / "run") == []
+
+
+def test_another_course_from_an_older_checkpoint_has_a_best_of_its_own(
+    server: Server, images: Path, vae: Path, tmp_path: Path
+) -> None:
+    """What the first course reached after that checkpoint is set aside: the second one never had those weights."""
+    flags = flags_of("3A", images, vae, tmp_path / "run")
+    assert server.run("3A", *flags, before=SIGNAL_AT_STEP.format(at=3, name="SIGTERM")).code == 143
+    older = shutil.copy(tmp_path / "run/last.pt", tmp_path / "run/older.pt")
+    assert server.run("3A", *flags, "--resume", "auto").code == 0
+    first = checkpoints.load(tmp_path / "run/best_model.pt")["best"]
+    assert first["epoch"] > 1, "or this shows nothing"
+    done = server.run("3A", *flags, "--resume", older, "--learning-rate", 0.2)
+    assert done.code == 0, done.err
+    best, last = (checkpoints.load(tmp_path / "run" / name)["best"] for name in ("best_model.pt", "last.pt"))
+    assert best == last != first
+    assert checkpoints.load(tmp_path / "run/best_model.before.pt")["best"] == first
 
 
 def test_stop_from_outside_within_ten_seconds(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:

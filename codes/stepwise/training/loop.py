@@ -53,16 +53,15 @@ def fit(
             _write_outputs(run, plan)
         with _bar(plan, run.clock) as bar:
             _train(run, plan, step, bar)
+        _finish(run, plan)
+        plan.world.leave()
+        return 0
     except Interrupted as stop:
         run.save()
         folder.write_metrics(run.rows)
         plan.world.leave()  # when process 0 has saved: torchrun ends all when one ends
         print(f"{stop.signal_name}: saved {folder.path / 'last.pt'}. Continue with the same command and --resume auto.")
         return stop.exit_code
-    else:
-        _finish(run, plan)
-        plan.world.leave()
-        return 0
     finally:
         folder.close()
 

@@ -98,15 +98,15 @@ def _newest(folder: RunFolder) -> dict[str, Any] | None:
     return None
 
 
-def best_fits(path: Path, best: dict[str, Any], epoch: int) -> bool:
-    """Whether best_model.pt is intact and of this run: `best` itself, or later than `epoch`.
+def best_fits(path: Path, best: dict[str, Any], later_than: float) -> bool:
+    """Whether best_model.pt is intact and of this run: `best` itself, or of an epoch `later_than` this one.
 
     Later, because a kill can come between best_model.pt and last.pt; the repeated epochs then write
     the same file again. Otherwise the user is told that the next validation writes it anew.
     """
     try:
         found = load(path)["best"]
-        if found == best or found["epoch"] > epoch:
+        if found == best or found["epoch"] > later_than:
             return True
         print(f"Warning: {path} is not of the checkpoint to resume; the next validation writes it anew.")
     except FileNotFoundError:

@@ -122,9 +122,12 @@ class RunState:
         self.sums = dict(document["sums"])
         same_rules = self.plan.stopper.load(document["stopper"])
         self.stop_reason = document["stop_reason"] if same_rules else None
-        path = self.folder.path / "best_model.pt"
-        if self.world.is_main and self.best["epoch"] and not best_fits(path, self.best, self.clock.epoch):
-            self.best = {"value": math.inf, "epoch": 0}
+        if self.world.is_main and self.best["epoch"]:
+            # from an older checkpoint the run takes another course: what came after it does not belong to this one
+            later_than = self.clock.epoch if self.args.resume == "auto" else math.inf
+            if not best_fits(self.folder.path / "best_model.pt", self.best, later_than):
+                self.folder.set_best_aside()
+                self.best = {"value": math.inf, "epoch": 0}
         self.best = self.world.from_main(self.best)
         self.folder.write_metrics(self.rows)
         print(f"Resuming after {self.clock.epoch} epochs and {self.clock.step} steps.")
