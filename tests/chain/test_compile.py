@@ -6,14 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import DENOISER_FLAGS
+from conftest import DENOISER_FLAGS, GRID_FLAGS
 from launch import Server, curve
 
 from stepwise.foundation import checkpoints
 
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler"),
+]
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+
 def test_compiled_training_gives_the_same_curve_and_names(
     server: Server, images: Path, vae: Path, tmp_path: Path
 ) -> None:
@@ -30,3 +33,18 @@ def test_compiled_training_gives_the_same_curve_and_names(
     for one, other in zip(*curves, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     assert list(documents[0]) == list(documents[1])
+
+
+@pytest.mark.parametrize("weight", [0, 0.5], ids=["without", "with discriminator"])
+def test_a_compiled_autoencoder_too(server: Server, images: Path, tmp_path: Path, weight: float) -> None:
+    """The adaptive weight of the discriminator differentiates the compiled autoencoder twice in a step."""
+    curves = []
+    for how in ("off", "on"):
+        flags = ("--data-dir", images, "--output-dir", tmp_path / how, *GRID_FLAGS, "--epochs", 4)
+        process = server.start("3A", *flags, "--no-mixed-precision", "--adversarial-weight", weight, "--compile", how)
+        assert process.wait(900) == 0, process.err
+        curves.append(curve(tmp_path / how))
+    for one, other in zip(*curves, strict=True):
+        assert one.pop("adversarial", 0) == pytest.approx(other.pop("adversarial", 0), abs=1e-4)
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+    assert bool(curves[1][-1].get("discriminator")) == bool(weight)

@@ -52,9 +52,15 @@ def test_latents_made_otherwise_are_not_taken(written, key):
 def test_others_can_be_removed(written):
     for number in range(2):
         LatentCache(written.parent, {"vae": number}).write(batches(), 5)
-    (written.parent / "mine").mkdir()
+    killed = LatentCache(written.parent, {"vae": 2}).folder
+    for name in (".lock", ".latents.npy.tmp"):
+        (killed / name).touch()
+    for name in ("mine", "mine too"):
+        (written.parent / name).mkdir()
+    (written.parent / "mine too/.lock").touch()
+    (written.parent / "mine too/notes.txt").touch()
     LatentCache(written.parent, KEY).remove_others()
-    assert {path.name for path in written.parent.iterdir()} == {written.name, "mine"}
+    assert {path.name for path in written.parent.iterdir()} == {written.name, "mine", "mine too"}
     assert LatentCache(written.parent, KEY).open() is not None
 
 

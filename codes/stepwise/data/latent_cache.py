@@ -24,7 +24,8 @@ from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, write_atomically
 
 FORMAT = 2
-_DESCRIPTION, _FILES = "cache.json", ("latents.npy", "told.npy")
+_DESCRIPTION, _FILES, _LOCK = "cache.json", ("latents.npy", "told.npy"), ".lock"
+_UNFINISHED = tuple(f".{name}.tmp" for name in _FILES)
 ELSEWHERE = "Choose another place with --latent-cache."
 
 
@@ -67,14 +68,14 @@ class LatentCache:
         return posterior, told, description["digests"]
 
     def remove_others(self) -> None:
-        """Delete the latents beside these: made from another autoencoder, other images or with other flags."""
+        """Delete the latents beside these: of another autoencoder, other images or flags, or half written."""
         for other in self.folder.parent.iterdir():
-            if other != self.folder and (other / _DESCRIPTION).exists():
+            if other != self.folder and other.is_dir() and _is_cache(other):
                 shutil.rmtree(other, ignore_errors=True)
 
     def lock(self, check: Callable[[], None]) -> AbstractContextManager:
         """The lock for writing, taken; `check` is called while another run has it. Raises UserError."""
-        lock, waiting = FileLock(self.folder / ".lock"), False
+        lock, waiting = FileLock(self.folder / _LOCK), False
         while True:
             try:
                 return lock.acquire(timeout=1)
@@ -93,7 +94,7 @@ class LatentCache:
         """
         (self.folder / _DESCRIPTION).unlink(missing_ok=True)
         digests: list[str] = []
-        names = [self.folder / f".{name}.tmp" for name in _FILES]
+        names = [self.folder / name for name in _UNFINISHED]
         try:
             with names[0].open("wb") as posterior, names[1].open("wb") as told:
                 files = _Array(posterior, count), _Array(told, count)
@@ -116,6 +117,12 @@ class LatentCache:
         sums = {name: array.sha256.hexdigest() for name, array in zip(_FILES, files, strict=True)}
         text = json.dumps({"key": self.key, "sha256": sums, "digests": digests}).encode()
         write_atomically(self.folder / _DESCRIPTION, [text, b"\n", hashlib.sha256(text).hexdigest().encode()])
+
+
+def _is_cache(folder: Path) -> bool:
+    """Whether it is a whole one, or what is left of one whose run was killed while it wrote."""
+    names = {path.name for path in folder.iterdir()}
+    return _DESCRIPTION in names or (_LOCK in names and names <= {_LOCK, *_FILES, *_UNFINISHED})
 
 
 def _require_room(folder: Path, needed: int) -> None:
