@@ -8,7 +8,7 @@ import torch
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 from stepwise.losses import adversarial
-from stepwise.models import discriminator
+from stepwise.models import discriminator, presets
 from stepwise.training.critic import Critic
 from stepwise.training.distributed import ALONE
 
@@ -17,7 +17,7 @@ CPU = Device(torch.device("cpu"), None)
 
 @pytest.mark.parametrize(("image_size", "patch"), [(64, 34), (128, 70)])
 def test_a_logit_sees_one_patch(image_size: int, patch: int) -> None:
-    net = discriminator.build(discriminator.preset(image_size))
+    net = discriminator.build(presets.discriminator(image_size))
     net.norms = torch.nn.ModuleList(torch.nn.Identity() for _ in net.norms)  # they look at the whole image
     x = torch.zeros(1, 3, 128, 128, requires_grad=True)
     logits = net(x)
@@ -29,14 +29,14 @@ def test_a_logit_sees_one_patch(image_size: int, patch: int) -> None:
 
 @pytest.mark.parametrize("image_size", [16, 127, 128])
 def test_every_size_that_is_accepted_can_be_judged(image_size: int) -> None:
-    net = discriminator.build(discriminator.preset(image_size))
+    net = discriminator.build(presets.discriminator(image_size))
     assert net(torch.zeros(1, 3, image_size, image_size)).shape[1] == 1
     with pytest.raises(UserError, match="16 px"):
-        discriminator.preset(15)
+        presets.discriminator(15)
 
 
 def test_images_are_judged_one_by_one() -> None:
-    net = discriminator.build(discriminator.preset(64))
+    net = discriminator.build(presets.discriminator(64))
     x = torch.rand(3, 3, 64, 64)
     torch.testing.assert_close(net(x)[1:], net(x[1:]))
 

@@ -7,12 +7,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepwise.foundation.errors import UserError
 from stepwise.models.normalisation import GroupNorm
 
 GROUPS = 8
 EPS = 1e-6
-SMALLEST = 16
 
 
 class PatchDiscriminator(nn.Module):
@@ -23,7 +21,7 @@ class PatchDiscriminator(nn.Module):
     image does not depend on the others of its batch.
     """
 
-    def __init__(self, *, base_channels: int = 64, levels: int = 2):
+    def __init__(self, *, base_channels: int = 32, levels: int = 2):
         super().__init__()
         widths = [base_channels * 2 ** min(i, 3) for i in range(levels + 1)]
         self.first = nn.Conv2d(3, widths[0], 4, stride=2, padding=1)
@@ -39,19 +37,6 @@ class PatchDiscriminator(nn.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             h = F.leaky_relu(norm(conv(h)), 0.2)
         return self.last(h)
-
-
-def preset(image_size: int) -> dict[str, Any]:
-    """Config of a PatchDiscriminator: patches of 34 px, from images of 128 px on of 70.
-
-    Raises UserError for images that are smaller than what is left after its convolutions.
-    """
-    if image_size < SMALLEST:
-        raise UserError(
-            f"A discriminator needs images of {SMALLEST} px at least, not of {image_size}.\n"
-            "Leave out --adversarial-weight, or raise --image-size."
-        )
-    return {"kind": "patch", "base_channels": 64, "levels": 2 if image_size < 128 else 3}
 
 
 def build(config: dict[str, Any]) -> PatchDiscriminator:

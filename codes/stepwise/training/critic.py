@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stepwise.foundation.devices import Device
 from stepwise.losses import adversarial
-from stepwise.models import discriminator
+from stepwise.models import discriminator, presets
 from stepwise.training.distributed import World
 from stepwise.training.learner import Learner
 
@@ -20,7 +20,7 @@ class Critic:
     """Acts from `start`, a share of the run, on; before that it neither learns nor is heard."""
 
     def __init__(self, device: Device, world: World, image_size: int, weight: float, start: float, grad_accum: int):
-        config = discriminator.preset(image_size)
+        config = presets.discriminator(image_size)
         net = discriminator.build(config)
         self.learner = Learner(
             net, config, device, lr=PEAK_LR, ema_decay=None, betas=BETAS, grad_accum=grad_accum, world=world
