@@ -12,6 +12,7 @@ from stepwise.foundation.paths import make_folder, resolve, write_atomically
 from stepwise.training.cli import Parser, add_run_flags, parse, positive_int, run_script, stop_signal
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+CLASSES, MARKER = "classes.txt", ".drawn-by-1A"
 LARGEST = {"--per-class": 9999, "--image-size": 4096}
 
 
@@ -40,15 +41,30 @@ def image_name(class_number: int, image_number: int) -> str:
     return f"{class_number:04d}_{image_number:04d}.png"
 
 
-def refuse_foreign_images(folder: Path, names: set[str]) -> None:
-    """Raise UserError if `folder` holds images that this run would not write."""
-    foreign = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    foreign = [name for name in foreign if name not in names]
+def refuse_foreign_images(folder: Path, names: set[str], classes: str) -> None:
+    """Raise UserError if `folder` or a sub-folder holds images that an earlier run of this script did not draw."""
+    images = [
+        path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    foreign = sorted(str(path.relative_to(folder)) for path in images)
+    drawn_here = (folder / MARKER).exists() or read_or_empty(folder / CLASSES) == classes
+    if drawn_here:
+        foreign = [name for name in foreign if name not in names]
+    elif (folder / CLASSES).exists():
+        foreign += [CLASSES]
     if foreign:
         raise UserError(
-            f"{folder} already holds {len(foreign)} other image(s), such as {foreign[0]}.\n"
-            "A dataset is never mixed with another one. Empty the folder or choose another --output-dir."
+            f"{folder} already holds another dataset: {foreign[0]}"
+            + (f" and {len(foreign) - 1} more.\n" if foreign[1:] else ".\n")
+            + "A dataset is never mixed with another one. Empty the folder or choose another --output-dir."
         )
+
+
+def read_or_empty(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         for class_number, class_name in enumerate(SCENES, start=1)
         for image_number in range(1, args.per_class + 1)
     ]
-    refuse_foreign_images(folder, {path.name for _, _, path in jobs})
+    classes = "".join(f"{number} {class_name}\n" for number, class_name in enumerate(SCENES, start=1))
+    refuse_foreign_images(folder, {path.name for _, _, path in jobs}, classes)
+    write_atomically(folder / MARKER, [b"The images here were drawn by 1A-make-sample-dataset.py.\n"])
 
     def draw(job: tuple[str, int, Path]) -> None:
         class_name, image_number, path = job
@@ -82,8 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    lines = [f"{number} {class_name}\n" for number, class_name in enumerate(SCENES, start=1)]
-    write_atomically(folder / "classes.txt", ["".join(lines).encode()])
+    write_atomically(folder / CLASSES, [classes.encode()])
     print(f"{len(jobs)} images of {len(SCENES)} classes and classes.txt are in {folder}")
     return 0
 

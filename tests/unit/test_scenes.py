@@ -80,7 +80,7 @@ def test_classes_differ_in_mean_colour_by_region() -> None:
 
 def test_script_writes_numbered_images_and_classes(dataset: Path) -> None:
     names = {f"{label:04d}_{number:04d}.png" for label in range(1, 7) for number in (1, 2)}
-    assert {path.name for path in dataset.iterdir()} == names | {"classes.txt"}
+    assert {path.name for path in dataset.iterdir()} == names | {"classes.txt", ".drawn-by-1A"}
     assert (dataset / "classes.txt").read_text() == CLASSES_TXT
     picture = cv2.imread(str(dataset / "0003_0002.png"))[..., ::-1]
     assert np.array_equal(picture, draw_scene("flowers", 42, 2, 96))
@@ -103,6 +103,32 @@ def test_other_images_are_not_mixed_in(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 3
     assert [path.name for path in folder.iterdir()] == ["holiday.JPG"]
+
+
+@pytest.mark.parametrize(
+    "files", [("0001_0001.png",), ("0001_0001.png", "classes.txt"), ("cats/1.png",), ("classes.txt",)]
+)
+def test_a_dataset_of_the_same_names_is_not_overwritten(tmp_path: Path, files: tuple[str, ...]) -> None:
+    """Own photos named as 2A wants them, in the folder that is 1A's default."""
+    folder = tmp_path / "data/corel"
+    (folder / "cats").mkdir(parents=True)
+    for name in files:
+        (folder / name).write_bytes(b"1 cats\n")
+    result = run_script(tmp_path)
+    assert result.returncode == 2 and files[0] in result.stderr, result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 3
+    left = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(left) == len(files) and all(path.read_bytes() == b"1 cats\n" for path in left)
+
+
+@pytest.mark.parametrize("kept", [".drawn-by-1A", "classes.txt"])
+def test_what_was_cut_short_is_completed(tmp_path: Path, kept: str) -> None:
+    assert run_script(tmp_path).returncode == 0
+    before = contents(tmp_path / "data/corel")
+    for name in {"0002_0001.png", ".drawn-by-1A", "classes.txt"} - {kept}:
+        (tmp_path / "data/corel" / name).unlink()
+    assert run_script(tmp_path).returncode == 0
+    assert contents(tmp_path / "data/corel") == before
 
 
 def test_fewer_images_than_there_are_is_refused(dataset: Path) -> None:
