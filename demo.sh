@@ -21,11 +21,10 @@ while [ $# -gt 0 ]; do
         --help | -h) usage; exit 0 ;;
         --data-dir | --output-dir | --minutes)
             [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
+            [ -n "$2" ] || { echo "error: $1 is empty" >&2; exit 2; }
             case $1 in --data-dir) data=$2 ;; --output-dir) output=$2 ;; *) minutes=$2 ;; esac
             shift 2 ;;
-        --data-dir=*) data=${1#*=}; shift ;;
-        --output-dir=*) output=${1#*=}; shift ;;
-        --minutes=*) minutes=${1#*=}; shift ;;
+        --data-dir=* | --output-dir=* | --minutes=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
         *) echo "error: unknown argument $1" >&2; usage >&2; exit 2 ;;
     esac
 done

@@ -45,7 +45,7 @@ choose_python() { # choose_python REQUIREMENTS
         echo "error: Python 3.10 or later is needed. Install it and run this again." >&2
         exit 2
     fi
-    if [ ! -x "$found" ] || ! "$found" -m pip --version >/dev/null 2>&1; then
+    if [ ! -x "$found" ]; then
         local site=()
         if "$active" -c 'import sys, torch, torchvision; sys.exit(sys.prefix != sys.base_prefix)' >/dev/null 2>&1; then
             site=(--system-site-packages)
@@ -55,6 +55,10 @@ choose_python() { # choose_python REQUIREMENTS
             echo "error: no virtual environment could be made. On Debian and Ubuntu: apt install python3-venv" >&2
             exit 2
         fi
+    fi
+    if ! "$found" -m pip --version >/dev/null 2>&1 && ! "$found" -m ensurepip >/dev/null 2>&1; then
+        echo "error: .venv has no pip, and none could be put there. Install $1 into it, or remove it." >&2
+        exit 2
     fi
     echo "Installing $(basename "$1") (once; a few minutes) ..."
     "$found" -m pip install --quiet --disable-pip-version-check -r "$1"

@@ -54,8 +54,21 @@ stage() {
 }
 
 train() {  # train OUTPUT_DIR SCRIPT FLAGS...
-    local output=$1 code interrupted
-    if [ -f "$BASE_DIR/$output/summary.json" ]; then  # written when a training has ended by itself
+    local output=$1 code interrupted flag before=
+    for flag in "${@:3}"; do
+        case $flag in
+        --base-dir | --base-dir=* | --overwrite | --resume | --resume=*)
+            echo "error: ${flag%%=*} cannot be given here: set BASE_DIR, or remove the folder of the run." >&2
+            return 2
+            ;;
+        --output-dir=*) output=${flag#*=} ;;
+        *) if [ "$before" = --output-dir ]; then output=$flag; fi ;;
+        esac
+        before=$flag
+    done
+    local folder=$BASE_DIR/$output
+    case $output in /*) folder=$output ;; esac
+    if [ -f "$folder/summary.json" ]; then  # written when a training has ended by itself
         echo "$output: done before."
         return 0
     fi
@@ -72,7 +85,7 @@ train() {  # train OUTPUT_DIR SCRIPT FLAGS...
         wait "$child" && code=0 || code=$?
         [ -n "$interrupted" ]
     do :; done
-    if [ -f "$BASE_DIR/$output/summary.json" ]; then return 0; fi
+    if [ -f "$folder/summary.json" ]; then return 0; fi
     case $stopped in
     USR1) return $REQUEUE ;;
     TERM) return 143 ;;

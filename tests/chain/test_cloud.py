@@ -124,6 +124,17 @@ def test_mistakes_are_named(base: Path) -> None:
     assert "'everything'" in end(start(base, "lsf", STAGE="everything"), base, 2)
 
 
+def test_another_output_folder_is_another_run(trained: Path) -> None:
+    """What is done is looked for where it will be written; flags that would go past that are refused."""
+    for words in (("--output-dir", "vae_models/two"), (f"--output-dir={trained}/vae_models/three",)):
+        said = end(start(trained, "slurm", "vae", *GRID_FLAGS, "--epochs", 1, *words), trained)
+        assert "done before" not in said
+        assert "done before" in end(start(trained, "slurm", "vae", *GRID_FLAGS, "--epochs", 1, *words), trained)
+    assert all((trained / "vae_models" / name / "best_model.pt").exists() for name in ("two", "three"))
+    for word in ("--base-dir=x", "--overwrite", "--resume"):
+        assert "BASE_DIR" in end(start(trained, "lsf", "vae", word), trained, 2)
+
+
 @pytest.mark.parametrize("name", ["job.sh", "slurm.sh", "lsf.sh"])
 def test_shell_syntax(name: str) -> None:
     subprocess.run(["bash", "-n", CLOUD / name], check=True)
