@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launch import ENVIRONMENT
@@ -219,6 +221,16 @@ def test_a_bug_keeps_its_traceback(handlers, error: Exception) -> None:
     with pytest.raises(RuntimeError) as found:
         cli.run_script(main)
     assert found.value is error
+
+
+@pytest.mark.parametrize(("system", "quote"), [("posix", "'"), ("nt", '"')])
+def test_the_next_command_can_be_typed(monkeypatch, system: str, quote: str) -> None:
+    """cmd.exe does not know single quotes."""
+    monkeypatch.setattr(cli, "os", SimpleNamespace(name=system))
+    monkeypatch.setattr(cli.sys, "argv", ["codes/3A.py"])
+    given = argparse.Namespace(base_dir=".")
+    command = cli.next_command("3B.py", given, "--image-dir", "my photos")
+    assert command == f"python codes/3B.py --image-dir {quote}my photos{quote}"
 
 
 def test_full_disk_and_signals(handlers, capsys) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import os
 import runpy
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import pytest
 from launch import ENVIRONMENT, SCRIPTS
 
 from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import write_atomically
 from stepwise.foundation.runs import RunFolder
 
 HOLD = """
@@ -99,6 +102,20 @@ FOREIGN = (
     *("notes.txt", "best_model.pt.bak", "my_last.pt", "checkpoint_of_march.pt", "photo.png", "samples/favourite.png"),
     *("samples/my_epoch_0010.png", "reconstructions/mine.png", "deeper/last.pt", "deeper/metrics.csv", "data.csv"),
 )
+
+
+def test_a_folder_that_knows_no_fsync_can_be_written(tmp_path: Path, monkeypatch) -> None:
+    """Shared folders of virtual machines: the file is in its place by then."""
+    fsync = os.fsync
+
+    def refused(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    write_atomically(tmp_path / "file", [b"content"])
+    assert (tmp_path / "file").read_bytes() == b"content"
 
 
 def test_clear_removes_only_what_runs_write(tmp_path: Path) -> None:

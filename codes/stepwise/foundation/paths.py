@@ -66,6 +66,9 @@ def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # shared folders that know no fsync of a folder
+            raise
     finally:
         os.close(handle)
 

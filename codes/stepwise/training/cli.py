@@ -11,6 +11,7 @@ import errno
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,7 +211,8 @@ def _number(text: str, kind: type, allowed: Callable[[Any], bool], words: str) -
 def next_command(script: str, args: argparse.Namespace, *flags: str) -> str:
     """The command line of the step that follows, as the user would type it from where this one was started."""
     base_dir = () if args.base_dir == "." else ("--base-dir", args.base_dir)
-    return shlex.join(["python", str(Path(sys.argv[0]).parent / script), *flags, *base_dir])
+    words = ["python", str(Path(sys.argv[0]).parent / script), *flags, *base_dir]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def bar_interval() -> float:
