@@ -146,6 +146,52 @@ def test_replaced_images_are_counted(base: Path) -> None:
     assert "Replaced:    2 images" in prepare(base), "back again: two of the four names are those of before"
 
 
+def test_images_that_were_not_prepared_are_never_deleted(base: Path) -> None:
+    """A photo that was put into the prepared folder by mistake may be the only copy."""
+    prepare(base)
+    draw(prepared(base) / "corel_all/0001_new.png", 7)
+    draw(prepared(base) / "class_0002/mine.jpg", 8)
+    before = contents(base)
+    said = prepare(base, "--holdout", "0.2", fails=True)
+    assert "class_0002 holds 1 images that were not prepared here, such as mine.jpg" in said and "--data-dir" in said
+    assert contents(base) == before
+    shutil.move(prepared(base) / "corel_all/0001_new.png", base / "data/corel")
+    shutil.move(prepared(base) / "class_0002/mine.jpg", base / "data/corel/0002_mine.jpg")
+    prepare(base)
+    assert {"0001_new.png", "0002_mine.jpg"} < names_in(prepared(base) / "corel_all")
+    own = base / "own/corel/class_0001"
+    draw(own / "0001_0000.png", 9)
+    draw(own / "photo.png", 9)
+    assert "photo.png" in prepare(base, "--output-dir", "own", fails=True)
+    assert names_in(own) == {"0001_0000.png", "photo.png"}
+
+
+def test_a_preparation_that_was_cut_short_is_completed(base: Path) -> None:
+    """Captions come first, so that what is there is known to be ours, whatever is wished for next."""
+    prepare(base)
+    for folder in ("corel_all", "class_0001"):
+        (prepared(base) / folder / "0001_0003.png").unlink()
+    shutil.rmtree(prepared(base) / "class_0002")
+    (base / "data/corel/0001_0001.png").unlink()
+    prepare(base)
+    assert len(names_in(prepared(base) / "corel_all")) == 14 and len(names_in(prepared(base) / "class_0002")) == 5
+
+
+def test_most_images_in_another_order_than_a_few_are_refused(tmp_path: Path) -> None:
+    for number in range(9):
+        draw(tmp_path / f"data/corel/IMG_{number}.png", number)
+    draw(tmp_path / "data/corel/2019_beach.png", 10)
+    assert "IMG_0.png (no class number in the name)" in prepare(tmp_path, fails=True)
+    for number in range(9):
+        (tmp_path / f"data/corel/cats/{number}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / f"data/corel/IMG_{number}.png").rename(tmp_path / f"data/corel/cats/{number}.png")
+    assert "cats/0.png (in a sub-folder of a flat folder)" in prepare(tmp_path, fails=True)
+    (tmp_path / "data/corel/2019_beach.png").rename(tmp_path / "data/corel/cats/b..png")
+    prepare(tmp_path)
+    assert "0001_b_.png" in names_in(prepared(tmp_path) / "corel_all")
+    assert "give the folder right above the classes" in prepare(tmp_path, "--data-dir", "data", fails=True)
+
+
 def test_images_that_lie_too_deep_are_named(tmp_path: Path) -> None:
     data = tmp_path / "data/corel"
     draw(data / "boats/1.png", 1)

@@ -55,6 +55,12 @@ def test_find_class(wanted, position):
     assert find_class(CLASSES, wanted) == position
 
 
+def test_a_name_comes_before_a_number():
+    digits = [{"name": str(i), "number": i + 1} for i in range(10)]
+    assert [find_class(digits, str(i)) for i in range(10)] == list(range(10))
+    assert find_class(digits, "10") == 9
+
+
 def error(wanted):
     with pytest.raises(UserError) as caught:
         find_class(CLASSES, wanted)

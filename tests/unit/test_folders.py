@@ -133,6 +133,15 @@ def test_split_is_stratified_and_complete(tmp_path):
     assert folders.split(paths, labels, 0.2, seed=2)[1] != held
 
 
+def test_many_small_classes_are_held_out_in_turn(tmp_path):
+    """A tenth of four is none: one image of every second class or so makes a tenth of all."""
+    paths, labels = names(tmp_path, 200, classes=tuple(f"class {i}" for i in range(50)))
+    train, held = folders.split(paths, labels, 0.1, seed=1)
+    assert len(held) == 20 == len({labels[i] for i in held}) and sorted(train + held) == list(range(200))
+    alone, single = names(tmp_path, 50, classes=tuple(f"class {i}" for i in range(50)))
+    assert folders.split(alone, single, 0.1, seed=1)[1] == []
+
+
 def test_split_depends_on_names_and_not_on_order(tmp_path):
     paths, labels = names(tmp_path, 30)
     held = {paths[i] for i in folders.split(paths, labels, 0.3, seed=5)[1]}

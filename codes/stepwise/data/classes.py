@@ -32,13 +32,16 @@ def class_table(paths: list[Path], labels: list[str]) -> tuple[list[dict[str, An
 
 def find_class(classes: list[dict[str, Any]], wanted: str) -> int:
     """The position of the class called or numbered `wanted`. Raises UserError that lists them all."""
+    names = [entry["name"].lower() for entry in classes]
+    if wanted.lower() in names:  # first, as a class may be called by the number of another
+        return names.index(wanted.lower())
     for position, entry in enumerate(classes):
-        if wanted.lower() == entry["name"].lower() or (wanted.isdecimal() and int(wanted) == entry["number"]):
+        if wanted.isdecimal() and int(wanted) == entry["number"]:
             return position
-    near = difflib.get_close_matches(wanted.lower(), [entry["name"].lower() for entry in classes], n=1)
+    near = difflib.get_close_matches(wanted.lower(), names, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    names = ", ".join(f"{entry['number']} {entry['name']}" for entry in classes)
-    raise UserError(f"Unknown class '{wanted}'.{hint}\nThe model knows: {names}; or use --class all.")
+    known = ", ".join(f"{entry['number']} {entry['name']}" for entry in classes)
+    raise UserError(f"Unknown class '{wanted}'.{hint}\nThe model knows: {known}; or use --class all.")
 
 
 def _number(entry: dict[str, Any]) -> int:

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from stepwise.data.folders import CLASS_NUMBER, in_threads, list_entries, no_images, split
@@ -24,7 +24,7 @@ MAX_CLASSES = 9999
 MAX_NAME_BYTES = 200  # room below the file systems' 255 for a temporary file's name
 _CLASS_LINE = re.compile(r"([0-9]{1,4})\s+(\S.*)")
 _NUMBERED_FOLDER = re.compile(r"class_([0-9]{4})")
-_NOT_PORTABLE = re.compile(r'[\x00-\x1f\x7f\\/:*?"<>|\ud800-\udfff]|\.\.')
+_NOT_PORTABLE = re.compile(r'[\x00-\x1f\x7f\\/:*?"<>|\ud800-\udfff]|\.\.|\.$')
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,12 @@ def survey(folder: Path) -> Survey:
         found.bad += [(_relative(path, folder), "not in a class folder") for path in loose]
     else:
         raise no_images(folder)
+    if len(found.bad) > len(found.pictures):
+        raise UserError(
+            f"{folder} has {len(found.pictures)} images in one order and {len(found.bad)} in another: "
+            f"{found.bad[0][0]} ({found.bad[0][1]}), ...\n"
+            "Name all of them XXXX_YYYY (class and image number), or none; or make one sub-folder a class."
+        )
     for entry in inside:
         found.bad += [
             (_relative(path, folder), "deeper than one sub-folder")
@@ -202,13 +208,13 @@ def _named(pictures: list[Picture]) -> list[Picture]:
     taken: set[str] = set()
     names: dict[Path, str] = {}
     for picture in sorted(pictures, key=lambda picture: not picture.plain):
-        source = PurePath(_NOT_PORTABLE.sub("_", picture.path.name))
-        stem, suffix = source.stem, source.suffix if picture.plain else ".png"
+        stem, own = _NOT_PORTABLE.sub("_", picture.path.stem), picture.path.suffix
+        suffix = own if picture.plain else ".png"
         prefix = f"{picture.number:04d}_"
         stem = stem if stem.startswith(prefix) and stem != prefix else prefix + stem
         if len(os.fsencode(stem + suffix)) > MAX_NAME_BYTES:
             stem = f"{stem[:40]}_{hashlib.sha256(picture.file.encode()).hexdigest()[:12]}"
-        others = (f"{stem}_{source.suffix[1:].lower()}{extra}{suffix}" for extra in ("", *range(2, len(pictures) + 2)))
+        others = (f"{stem}_{own[1:].lower()}{extra}{suffix}" for extra in ("", *range(2, len(pictures) + 2)))
         # Not every file system tells "A.png" from "a.png".
         names[picture.path] = next(name for name in (stem + suffix, *others) if name.casefold() not in taken)
         taken.add(names[picture.path].casefold())

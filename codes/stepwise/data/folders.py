@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ CAPTIONS = "captions.json"
 CAPTION_START = "a photo of a "
 CLASS_NUMBER = re.compile(r"([0-9]{4})_.+", re.DOTALL)
 FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
+LOOKED_AT = 10_000  # files, at most, to say where images are if not where they should be
 ROOM = 2 * 2**30  # bytes of decoded images that load_images keeps
 ALL = "corel_all"  # the folder of all classes that 2A writes beside one folder a class
 CLASS_PREFIX = "class_"  # of the names of those
@@ -90,7 +92,10 @@ def read_labels(folder: Path) -> tuple[list[Path], list[str]]:
 def _labels_from_captions(folder: Path, images: list[Path], captions: dict[str, str]) -> list[str]:
     missing = next((path.name for path in images if path.name not in captions), None)
     if missing is not None:
-        raise UserError(f"{folder / CAPTIONS} has no caption for {missing}.\nRun 2A again to write it anew.")
+        raise UserError(
+            f"{folder / CAPTIONS} has no caption for {missing}.\n"
+            "Add one there; or put the image into 2A's --data-dir and run 2A again."
+        )
     return [captions[path.name].removeprefix(CAPTION_START).strip() for path in images]
 
 
@@ -137,6 +142,10 @@ def no_images(folder: Path) -> UserError:
         advice = (
             f"{len(unread)} files there are of kinds that are not read ({kinds}): save them as PNG or JPEG{phone}.\n"
         )
+    deeper = next((path for path in islice(folder.glob("[!.]*/*/**/*"), LOOKED_AT) if is_image_name(path.name)), None)
+    if deeper is not None and not unread:
+        advice = f"There are some deeper, in {deeper.parent}: give the folder right above the classes.\n"
+        return UserError(f"No images found in {folder} or its sub-folders.\n{advice.rstrip()}")
     return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{advice}{REMEDY}")
 
 
@@ -258,8 +267,8 @@ def _reduced(image: np.ndarray, size_limit: int | None) -> np.ndarray:
 def split(paths: list[Path], labels: list[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices to train on and to hold out: about `fraction` of each class, drawn by file name and seed.
 
-    The draw does not depend on the order of `paths`. No class is held out whole; if `fraction` is
-    above 0 and some class has two images, at least one image is held out.
+    The draw does not depend on the order of `paths`. No class is held out whole; where classes are so small
+    that `fraction` of each is none, one image of as many classes as make up about `fraction` of all.
     """
     by_class: dict[str, list[int]] = defaultdict(list)
     names = [path.name.encode("utf-8", "backslashreplace").decode() for path in paths]  # they may not be UTF-8
@@ -269,9 +278,10 @@ def split(paths: list[Path], labels: list[str], fraction: float, seed: int) -> t
     held = {
         i for members in by_class.values() for i in members[: min(round(fraction * len(members)), len(members) - 1)]
     }
-    if fraction > 0 and not held:
-        candidates = [members[0] for members in by_class.values() if len(members) > 1]
-        held = {min(candidates, key=lambda i: (draws[i], paths[i].as_posix()))} if candidates else set()
+    wanted = max(1, round(fraction * len(paths))) if fraction > 0 else 0
+    if len(held) < wanted / 2:  # of many small classes each alone rounds to none: one of some of them
+        first = [members[0] for members in by_class.values() if len(members) > 1 and members[0] not in held]
+        held |= set(sorted(first, key=lambda i: (draws[i], paths[i].as_posix()))[: wanted - len(held)])
     train = [index for index in range(len(paths)) if index not in held]
     return train, sorted(held)
 

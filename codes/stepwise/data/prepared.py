@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from stepwise.data.corel import Picture, in_threads, pixel_digest
-from stepwise.data.folders import ALL, CAPTION_START, CAPTIONS, CLASS_PREFIX
+from stepwise.data.folders import ALL, CAPTION_START, CAPTIONS, CLASS_PREFIX, read_captions
 from stepwise.foundation import paths
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, is_image_name, save_png
@@ -36,14 +36,16 @@ def write_folders(
 ) -> int:
     """Make `root` hold corel_all, one class_XXXX a class, and corel_heldout if any name is in `held`.
 
-    Images and captions that are no longer wanted are removed from these folders, and nothing else;
-    returns how many images went that are in no folder now.
+    Images of an earlier preparation that are no longer wanted are removed from these folders, and nothing else;
+    returns how many went that are in no folder now. Captions come before the images they name: they say which
+    images were written here. Raises UserError for images there that were not.
     """
     wanted: dict[str, list[Picture]] = {ALL: []}
     for picture in pictures:
         folders = (HELD_OUT,) if picture.name in held else (ALL, f"{CLASS_PREFIX}{picture.number:04d}")
         for folder in folders:
             wanted.setdefault(folder, []).append(picture)
+    _refuse_foreign(root, {picture.name for picture in pictures})
     removed = _remove_unwanted(
         root, {folder: {picture.name for picture in members} for folder, members in wanted.items()}
     )
@@ -51,12 +53,12 @@ def write_folders(
         make_folder(root / folder)
     # corel_all and corel_heldout take every picture once; the class folders then link to corel_all.
     for folder in sorted(wanted, key=lambda name: name not in (ALL, HELD_OUT)):
-        source = root / ALL if folder not in (ALL, HELD_OUT) else None
-        for _ in in_threads(_placing(root / folder, source), wanted[folder], num_workers, check, f"Writing {folder}"):
-            pass
         captions = {picture.name: CAPTION_START + class_names[picture.number] for picture in wanted[folder]}
         text = json.dumps(dict(sorted(captions.items())), indent=2)
         write_if_changed(root / folder / CAPTIONS, text.encode() + b"\n")
+        source = root / ALL if folder not in (ALL, HELD_OUT) else None
+        for _ in in_threads(_placing(root / folder, source), wanted[folder], num_workers, check, f"Writing {folder}"):
+            pass
     return len(removed - {picture.name for picture in pictures})
 
 
@@ -90,20 +92,47 @@ def _holds(target: Path, digest: str) -> bool:
         return False
 
 
+def _prepared_folders(root: Path) -> list[Path]:
+    """The folders below `root` that have the names of those written here."""
+    return [
+        folder
+        for folder in sorted(root.iterdir())
+        if (folder.name in (ALL, HELD_OUT) or _CLASS_FOLDER.fullmatch(folder.name))
+        and not folder.is_symlink()
+        and folder.is_dir()
+    ]
+
+
+def _refuse_foreign(root: Path, wanted: set[str]) -> None:
+    """Raise UserError for images that no preparation wrote: they may be the only copies."""
+    for folder in _prepared_folders(root):
+        known = wanted | read_captions(folder).keys()
+        foreign = sorted(
+            path.name
+            for path in folder.iterdir()
+            if is_image_name(path.name) and path.name not in known and not path.is_dir() and not _torn(path)
+        )
+        if foreign:
+            raise UserError(
+                f"{folder} holds {len(foreign)} images that were not prepared here, such as {foreign[0]}.\n"
+                "New images belong into --data-dir: move them there, or choose another --output-dir."
+            )
+
+
+def _torn(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 def _remove_unwanted(root: Path, wanted: dict[str, set[str]]) -> set[str]:
     """Remove images, captions and torn temporary files that do not belong, and folders left empty by that.
 
     Returns the names of the images.
     """
     removed = set()
-    for folder in sorted(root.iterdir()):
-        ours = folder.name in (ALL, HELD_OUT) or _CLASS_FOLDER.fullmatch(folder.name)
-        if not ours or folder.is_symlink() or not folder.is_dir():
-            continue
+    for folder in _prepared_folders(root):
         keep = wanted.get(folder.name, set()) | ({CAPTIONS} if folder.name in wanted else set())
         for path in folder.iterdir():
-            torn = path.name.startswith(".") and path.name.endswith(".tmp")
-            written_here = torn or is_image_name(path.name) or path.name == CAPTIONS
+            written_here = _torn(path) or is_image_name(path.name) or path.name == CAPTIONS
             if written_here and path.name not in keep and not path.is_dir():
                 path.unlink()
                 removed |= {path.name} if is_image_name(path.name) else set()
