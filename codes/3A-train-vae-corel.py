@@ -136,12 +136,13 @@ def main(argv: list[str] | None = None) -> int:
     inputs.checkpoint_to_resume(args)
 
     import numpy as np
+    import torch
 
     from stepwise.data.augment import Augment
     from stepwise.data.batches import AugmentedImages, Order, loader, room_for_images
     from stepwise.data.folders import fingerprint, load_images, reading_size, split_by_content
     from stepwise.foundation import devices, seeds
-    from stepwise.foundation.images import fit_square, to_tensor
+    from stepwise.foundation.images import fit_square
     from stepwise.foundation.runs import RunFolder
     from stepwise.losses import perceptual
     from stepwise.losses.vae import vae_loss
@@ -226,9 +227,9 @@ def main(argv: list[str] | None = None) -> int:
         return fit_square(images[number], args.image_size)
 
     def plain(index: list[int], most: int):
-        """At most so many of them, spread evenly."""
+        """At most so many of them, spread evenly: uint8 [N, 3, S, S]."""
         places = np.linspace(0, len(index) - 1, min(len(index), most)).round().astype(int)
-        return to_tensor(np.stack([square(index[place]) for place in places]))
+        return torch.from_numpy(np.stack([square(index[place]) for place in places]).transpose(0, 3, 1, 2))
 
     monitored, validated = plain(train_index, MONITORED), plain(val_index or train_index, VALIDATED)
     monitor = VAEMonitor(args, folder, learner, monitored, validated, perceptual_net)
@@ -236,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     def step(batch, clock: Clock) -> dict:
         x = to_device(batch, device)
         rate = learning_rate(args.lr_scheduler, clock.progress, args.learning_rate, 0.01 * args.learning_rate)
-        learner.set_lr(rate * warm_up(clock.step))
+        learner.set_lr(rate * warm_up(clock.step // args.grad_accum))
         kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / (args.epochs or EPOCHS))
         shape = learner.net.latent_shape(args.image_size)
         eps = seeds.noise_like((order.size, *shape), args.seed, "posterior", clock.step)[rows].to(x.device)
@@ -252,7 +253,9 @@ def main(argv: list[str] | None = None) -> int:
             losses["adversarial"] = critic.blame(losses["loss"], x_hat, last_layer, clock.progress)
         learner.update(losses["loss"] + losses.get("adversarial", 0))
         if judged:
-            losses["discriminator"] = critic.learn(x, x_hat, rate * warm_up(clock.step) / args.learning_rate)
+            losses["discriminator"] = critic.learn(
+                x, x_hat, rate * warm_up(clock.step // args.grad_accum) / args.learning_rate
+            )
         return losses
 
     folder.write_args(args, remarks)

@@ -103,6 +103,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_checkpoint_flags(parser)
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
+    if args.timesteps < 2:
+        parser.error("--timesteps must be 2 at least: the last one is to leave nothing but noise")
+    if args.augment != "none" and args.augment_variants < 2:
+        parser.error("--augment-variants must be 2 at least, as the first is the image itself; or use --augment none")
+    if args.prediction == "eps" and args.schedule == "cosine":
+        parser.error(
+            "--prediction eps with --schedule cosine cannot be sampled: at its last steps almost nothing is left\n"
+            "of the image, and what is read off a prediction of the noise is 20,000 times its error. Use --prediction v"
+        )
     if args.max_minutes is None:
         args.epochs = args.epochs or EPOCHS
     if args.lr and args.lr_min > args.lr:
@@ -188,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def step(index: np.ndarray, clock: Clock) -> dict:
         rate = learning_rate(args.lr_scheduler, clock.progress, args.lr, args.lr_min)
-        learner.set_lr(max(rate * plateau.scale, args.lr_min) * warm_up(clock.step))
+        learner.set_lr(max(rate * plateau.scale, args.lr_min) * warm_up(clock.step // args.grad_accum))
         z, augment = data.train.draw(index, rows, args.seed, clock.step)
         x0 = data.statistics.standardise(z)
         rng = seeds.torch_rng(args.seed, "noise", clock.step)  # of the whole batch, whoever computes which rows

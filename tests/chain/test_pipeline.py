@@ -390,6 +390,13 @@ def test_workers_change_nothing(server: Server, images: Path, vae: Path, tmp_pat
     assert (tmp_path / "run/metrics.csv").read_bytes() == (vae / "metrics.csv").read_bytes()
 
 
+def test_batches_that_are_never_added_up_are_refused(server: Server, images: Path, tmp_path: Path) -> None:
+    """Without a step, best_model.pt would hold the weights that the dice gave."""
+    flags = ("--data-dir", images, "--output-dir", tmp_path / "run", *GRID_FLAGS, "--epochs", 2)
+    failed(server.run("3A", *flags, "--grad-accum", 100), "--grad-accum 100", "--epochs")
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
 @pytest.mark.parametrize("minutes", [0.0001, 0.1])
 def test_max_minutes_ends_cleanly(server: Server, images: Path, tmp_path: Path, minutes: float) -> None:
     flags = ("--data-dir", images, "--output-dir", tmp_path / "run", *GRID_FLAGS, "--epochs", 100000)

@@ -11,7 +11,34 @@ import pytest
 
 from stepwise.foundation.errors import UserError
 from stepwise.training.distributed import ALONE
-from stepwise.training.state import RunState
+from stepwise.training.state import Clock, RunState
+
+
+def test_reading_encoding_and_compiling_are_no_training() -> None:
+    """However long they take, a run with a limited time begins at 0 and ends at 1, also when it is resumed."""
+    clock = Clock(epochs=10**9, batches_per_epoch=1, max_seconds=100.0)
+    clock.seconds = 30.0  # images are encoded
+    assert clock.progress == 0
+    clock.step, clock.seconds = 1, 40.0  # the first step compiles
+    clock.begin()
+    assert clock.idle == 40.0 and clock.progress == pytest.approx(0, abs=1e-6)
+    for seconds, share in ((70.0, 0.5), (100.0, 1.0)):
+        clock.seconds = seconds
+        assert clock.progress == pytest.approx(share)
+
+    again = Clock(10**9, 1, 100.0, step=5, seconds_before=70.0, seconds=70.0, idle=40.0)
+    assert again.progress == 0.5
+    again.seconds = 80.0  # the caches are gone
+    assert again.progress == pytest.approx(30 / 50)
+    again.begin()
+    assert (again.idle, again.progress) == (50.0, 0.6)
+    again.seconds = 100.0
+    assert again.progress == 1.0 and again.out_of_time
+
+
+def test_a_time_that_was_over_before_training_is_over() -> None:
+    clock = Clock(10**9, 1, 10.0, seconds=12.0)
+    assert clock.progress == 1.0 and not clock.out_of_time, "one step is done all the same"
 
 
 def run_of(newest_is_best: bool, documents: list[dict] | None = None) -> RunState:

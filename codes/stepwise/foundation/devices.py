@@ -54,8 +54,8 @@ def choose(name: str, mixed_precision: bool = True) -> Device:
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1
         device = torch.device(name, int(os.environ.get("LOCAL_RANK", 0)) if several else 0)  # one GPU a process
         torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = mixed_precision  # 10 bits of mantissa instead of 23
+        torch.backends.cudnn.allow_tf32 = mixed_precision
     if name == "cpu":
         _keep_freed_memory()
     return Device(device, _autocast_dtype(device) if mixed_precision else None)

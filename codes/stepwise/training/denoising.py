@@ -25,6 +25,7 @@ from stepwise.training.pretrained import FrozenVAE
 TIMES_AN_IMAGE = 2
 PREVIEW_STEPS = 12
 PREVIEW_IMAGES = 16
+PREVIEW_CLASSES = 16  # at most: previews are drawn in one batch
 
 
 class DenoiserMonitor:
@@ -75,7 +76,7 @@ class DenoiserMonitor:
 
     @torch.no_grad()
     def preview(self, epoch: int, rows: list[dict[str, Any]]) -> None:
-        """samples/epoch_*.png (a row a class, where there are classes) and loss_history.png."""
+        """samples/epoch_*.png (a row for each of some classes, where there are any) and loss_history.png."""
         columns = max(2, PREVIEW_IMAGES // self.num_classes) if self.num_classes else 4
         label = self._preview_labels(columns)
         shape = (len(label) if label is not None else PREVIEW_IMAGES, *self.latent_shape)
@@ -107,4 +108,6 @@ class DenoiserMonitor:
     def _preview_labels(self, columns: int) -> Tensor | None:
         if not self.num_classes:
             return None
-        return torch.arange(self.num_classes, device=self.x0.device).repeat_interleave(columns)
+        count = min(self.num_classes, PREVIEW_CLASSES)
+        shown = torch.linspace(0, self.num_classes - 1, count, device=self.x0.device).round().long()
+        return shown.repeat_interleave(columns)

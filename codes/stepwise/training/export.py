@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from stepwise.data.latents import LatentStatistics
-from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, write_atomically
-from stepwise.training.generate import guides
+from stepwise.training.generate import choose_options
 from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
 
 WRITTEN_FOR = "0.35.0"  # of diffusers; later ones read it
@@ -42,16 +41,17 @@ def to_diffusers(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:
         _write_model(folder / name, _unet_config(model), weights)
     if model.guide is None and (folder / "guide").exists():
         shutil.rmtree(folder / "guide")  # of a model that was exported here before
-    by = next((name for name, able in guides(model).items() if able), None)
+    options = choose_options(model, "ddim", None, 0.0, None)  # what 3C does unless told otherwise
+    guided = options.guidance != 1
     _write_json(make_folder(folder / "scheduler") / "scheduler_config.json", _scheduler_config(model))
     _write_json(
         folder / "classes.json",
         {
             "classes": model.classes,
             "no_class": len(model.classes),
-            "guidance_by": by,
-            "guidance": GUIDANCE[by] if by else 1.0,
-            "interval": list(INTERVAL[by]) if by else None,
+            "guidance_by": options.by if guided else None,
+            "guidance": options.guidance,
+            "interval": list(options.interval) if guided else None,
         },
     )
 

@@ -19,23 +19,16 @@ class Guide:
     def __init__(self, at: float, state: dict[str, Any] | None):
         if at and state is not None and "guide" not in state:
             print("Note: this run was started by a version without guides, and none is kept for it.")
-        kept = {"began": None, "weights": None} if state is None else state.get("guide")
-        self.began: float | None = kept and kept["began"]
+        kept = {"weights": None} if state is None else state.get("guide")
+        self.is_kept = kept is not None
         self.weights: dict[str, Tensor] | None = kept and kept["weights"]
-        self.waits_for = at if at and kept and self.weights is None else None
+        self.waits_for = at if at and self.is_kept and self.weights is None else None
 
     def observe(self, progress: float, learner: Learner) -> None:
-        """To be called after each step with the share of the run that is done.
-
-        What of it was done at the first step is not training: with a limited time, the images were encoded.
-        """
-        if self.waits_for is None:
-            return
-        if self.began is None:
-            self.began = progress
-        if progress - self.began >= self.waits_for * (1 - self.began):
+        """To be called after each step with the share of the training that is done."""
+        if self.waits_for is not None and progress >= self.waits_for:
             self.weights, self.waits_for = learner.best_weights(), None
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint; its weights are None as long as there are none."""
-        return {"began": self.began, "weights": self.weights}
+    def state(self) -> dict[str, Any] | None:
+        """For a checkpoint; its weights are None as long as there are none. None where none will ever be kept."""
+        return {"weights": self.weights} if self.is_kept else None

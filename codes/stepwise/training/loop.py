@@ -41,6 +41,12 @@ def fit(
     the batch; a loss that is not finite is left out of the means. With `state` (a checkpoint) the
     run continues from there.
     """
+    batches, added_up = plan.epochs * plan.batches_per_epoch, max(one.grad_accum for one in learners.values())
+    if batches < added_up:
+        raise UserError(
+            f"--grad-accum {added_up} adds up more batches than the {batches} of this run: nothing would be learned.\n"
+            "Lower it, or train for more --epochs."
+        )
     if folder.to_clear:
         folder.clear()
     stop_signal.together = plan.world.size > 1  # from here on there is something to save, and all must stop at once
@@ -92,6 +98,8 @@ def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable,
             if run.save_is_due:
                 run.save()
             run.agree()
+            if not clock.trains:
+                clock.begin()
         lr = next(iter(run.learners.values())).optimizer.param_groups[0]["lr"]
         value = run.end_epoch(lr)
         shown = "".join(f", {name} {run.rows[-1][name]:.4g}" for name in plan.show if name in run.rows[-1])

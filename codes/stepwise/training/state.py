@@ -30,7 +30,8 @@ SAVE_EVERY_S = 120.0
 class Clock:
     """Where the run stands: whole epochs, batches into this one, steps in all, share of the run done.
 
-    `seconds`: time spent on this run when `tick` was last called, earlier parts of it included.
+    `seconds`: time spent on this run when the processes last agreed on it, earlier parts of it included. `idle`:
+    what of it was not training but reading, encoding and compiling, up to the end of a process's first step.
     """
 
     epochs: int
@@ -42,16 +43,28 @@ class Clock:
     seconds_before: float = 0.0
     started: float = 0.0
     seconds: float = 0.0
+    idle: float = 0.0
+    trains: bool = False
 
     def now(self) -> float:
         """Time spent on this run by this process's clock."""
         return self.seconds_before + time.monotonic() - self.started
 
+    def begin(self) -> None:
+        """To be called when this process has done a step, and has agreed on the time."""
+        self.idle, self.trains = self.idle_by_now, True
+
+    @property
+    def idle_by_now(self) -> float:
+        return self.idle if self.trains else self.idle + self.seconds - self.seconds_before
+
     @property
     def progress(self) -> float:
-        """0 ... 1, by steps or, with --max-minutes, by time, whichever is further."""
-        by_steps = self.step / (self.epochs * self.batches_per_epoch)
-        by_time = self.seconds / self.max_seconds if self.max_seconds else 0.0
+        """0 ... 1, by steps or, with --max-minutes, by the time there is to train, whichever is further."""
+        by_steps, by_time = self.step / (self.epochs * self.batches_per_epoch), 0.0
+        if self.max_seconds:
+            left = self.max_seconds - self.idle_by_now
+            by_time = (self.seconds - self.idle_by_now) / left if left > 0 else 1.0
         return min(1.0, max(by_steps, by_time))
 
     @property
@@ -118,6 +131,7 @@ class RunState:
             learner.load(document["nets"][name])
         self.clock.epoch, self.clock.batch, self.clock.step = progress["epoch"], progress["batch"], progress["step"]
         self.clock.seconds_before = self.clock.seconds = progress["seconds"]
+        self.clock.idle = progress.get("idle", 0.0)  # earlier versions counted everything as training
         self.rows, self.best = list(document["history"]), dict(document["best"])
         self.sums = dict(document["sums"])
         same_rules = self.plan.stopper.load(document["stopper"])
@@ -150,7 +164,8 @@ class RunState:
             checkpoints.save(self.folder.path / "best_model.pt", document)
             self._best_weights = None
         clock = self.clock
-        progress = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step, "seconds": clock.now()}
+        position = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step}
+        progress = {**position, "seconds": clock.now(), "idle": clock.idle_by_now}
         last, previous = self.folder.path / "last.pt", self.folder.path / "previous.pt"
         fresh = self.folder.path / "next.pt"
         checkpoints.save(

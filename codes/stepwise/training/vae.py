@@ -31,7 +31,7 @@ def to_device(batch: Tensor, device: Device) -> Tensor:
 class VAEMonitor:
     """Validates on `val` and draws pictures; `train` is a spread of the training images.
 
-    Both are float [N, 3, S, S] in [-1, 1] on the CPU.
+    Both are uint8 [N, 3, S, S] on the CPU.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class VAEMonitor:
     def _batches(self, images: Tensor):
         for chunk in images.split(self.args.batch_size):
             stop_signal.check()
-            yield chunk.to(self.learner.device.device)
+            yield to_device(chunk, self.learner.device)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -79,7 +79,7 @@ class VAEMonitor:
         """reconstructions/ (images above their reconstructions), samples/ and training_losses.png."""
         net, device = self.learner.best_net, self.learner.device
         spread = torch.linspace(0, len(self.val) - 1, min(PICTURES, len(self.val))).long()
-        x = self.val[spread].to(device.device)
+        x = to_device(self.val[spread], device)
         x_hat = net.decode(net.encode(x)[0])
         pairs = to_uint8(torch.cat([x, x_hat]))
         save_png(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", grid(pairs, len(x)))
