@@ -43,9 +43,11 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "guide, 4": {"3C": ["--guidance", "4"]},
     "guide from 5 % of the run": {"3B": ["--guide-at", "0.05"]},
     "guide from 20 % of the run": {"3B": ["--guide-at", "0.2"]},
+    "KL budget 25": {"3A": ["--kl-target", "25"]},
     "KL budget 40": {"3A": ["--kl-target", "40"]},
     "downsample 4": {"3A": ["--downsample", "4"]},
-    "discriminator": {"3A": ["--adversarial-weight", "0.5"]},
+    "no discriminator": {"3A": ["--adversarial-weight", "0"]},
+    "discriminator, 0.5": {"3A": ["--adversarial-weight", "0.5"]},
 }
 SHOWN = ("cas", "cas_gain", "kid", "swd", "coverage", "memorized_pixel")
 

@@ -7,6 +7,7 @@ import sys
 
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
+from stepwise.models.presets import SMALLEST_JUDGED
 from stepwise.training import cli, inputs
 
 FIXED_FLAGS = (
@@ -18,6 +19,8 @@ FIXED_FLAGS = (
 
 
 EPOCHS = 300
+KL_TARGET = {"grid": 30.0, "vector": 25.0}
+ADVERSARIAL_WEIGHT = 0.3
 MONITORED = 512  # training images, at most, whose latents are summed up for samples/
 VALIDATED = 1000  # held-back images, at most, that every epoch looks at
 
@@ -61,7 +64,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="epochs until that weight is reached (without limit: of 300, as a share of the time)",
     )
     loss.add_argument(
-        "--kl-target", type=cli.non_negative_float, default=25.0, help="free nats per latent vector (grid: per cell)"
+        "--kl-target",
+        type=cli.non_negative_float,
+        help="free nats per latent vector (default: grid 30 a cell, vector 25 an image)",
     )
     loss.add_argument(
         "--perceptual-net",
@@ -77,8 +82,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss.add_argument(
         "--adversarial-weight",
         type=cli.non_negative_float,
-        default=0.0,
-        help="weight of a discriminator's judgement, such as 0.5: sharper pictures, lower PSNR; 0: none",
+        help=f"weight of a discriminator's judgement: sharper pictures, lower PSNR; 0: none (default: grid latent "
+        f"{ADVERSARIAL_WEIGHT}, vector 0)",
     )
     loss.add_argument(
         "--adversarial-start", type=cli.fraction, default=0.5, help="share of the run before the discriminator acts"
@@ -120,6 +125,11 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         args.latent_dim = args.latent_dim or 128
     else:
         args.downsample = args.downsample or 8
+    if args.kl_target is None:
+        args.kl_target = KL_TARGET[args.latent]
+    if args.adversarial_weight is None:
+        judged = args.latent == "grid" and args.image_size >= SMALLEST_JUDGED
+        args.adversarial_weight = ADVERSARIAL_WEIGHT if judged else 0.0
     if args.max_minutes is None:
         args.epochs = args.epochs or EPOCHS
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]

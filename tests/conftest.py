@@ -12,6 +12,7 @@ from PIL import Image
 
 VAE_FLAGS = (
     *("--image-size", 32, "--base-channels", 8, "--batch-size", 4, "--no-perceptual"),
+    *("--adversarial-weight", 0),
     *("--num-workers", 0, "--device", "cpu"),
 )
 GRID_FLAGS = (*VAE_FLAGS, "--latent-channels", 4)

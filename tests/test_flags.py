@@ -30,7 +30,7 @@ DEFAULTS = {
         "learning_rate": 1e-3,  # of the grid latent; 1e-4 with --latent vector
         "kl_weight": 1.0,
         "kl_warmup": 150,
-        "kl_target": 25.0,
+        "kl_target": 30.0,
         "no_perceptual": False,
         "perceptual_weight": 0.03,
         "resume": None,
@@ -156,6 +156,14 @@ def test_latent_dim_selects_the_vector_latent() -> None:
     assert parse("3A").latent_dim is None
     assert (parse("3A", "--latent", "vector").latent, parse("3A", "--latent", "vector").latent_dim) == ("vector", 128)
     assert (parse("3A", "--latent-dim", "256").latent, parse("3A", "--latent-dim", "256").latent_dim) == ("vector", 256)
+
+
+def test_losses_follow_the_latent() -> None:
+    """A flat latent is trained as the coursework does; a picture that is smaller than a patch is not judged."""
+    defaults = {flags: parse("3A", *flags) for flags in ((), ("--latent", "vector"), ("--image-size", "8"))}
+    assert [(one.kl_target, one.adversarial_weight) for one in defaults.values()] == [(30, 0.3), (25, 0), (30, 0)]
+    given = parse("3A", "--latent", "vector", "--kl-target", "3", "--adversarial-weight", "0.5")
+    assert (given.kl_target, given.adversarial_weight) == (3, 0.5)
 
 
 def test_learning_rate_follows_the_latent() -> None:

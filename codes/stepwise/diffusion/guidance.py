@@ -6,6 +6,6 @@ a worse network says (autoguidance, Karras et al. 2024), here the same one early
 these: benchmarks/quality.md.
 """
 
-GUIDANCE = {"label": 3.0, "guide": 2.0}
+GUIDANCE = {"label": 3.0, "guide": 3.0}
 INTERVAL = {"label": (0.3, 2.0), "guide": (0.3, 5.0)}  # of sigma = sqrt((1 - alpha_bar) / alpha_bar)
 GUIDE_AT = 0.1  # share of a run of 3B after which its weights are kept as the guide
