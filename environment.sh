@@ -52,6 +52,7 @@ choose_python() { # choose_python REQUIREMENTS
         fi
         echo "Making the virtual environment .venv ..."
         if ! "$active" -m venv --clear ${site[@]+"${site[@]}"} "$ROOT/.venv"; then
+            rm -rf "$ROOT/.venv" # half a one
             echo "error: no virtual environment could be made. On Debian and Ubuntu: apt install python3-venv" >&2
             exit 2
         fi

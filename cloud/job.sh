@@ -42,6 +42,14 @@ stage() {
                 return 2
             fi
         fi
+        case " $* " in
+        *" --output-dir"[=\ ]*)
+            if [ "$number" -gt 0 ]; then
+                echo "error: --output-dir would be the same for every class: leave it out, or give NUMBER 0." >&2
+                return 2
+            fi
+            ;;
+        esac
         # shellcheck disable=SC2086  # no word, or one
         train "diffusion_models/$folder" codes/3B-train-diffusion-from-scratch-corel.py \
             --vae-checkpoint vae_models/best_model.pt --image-dir "training_data/corel/$folder" $conditional "$@"

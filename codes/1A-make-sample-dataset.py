@@ -12,7 +12,7 @@ from stepwise.foundation.paths import make_folder, resolve, write_atomically
 from stepwise.training.cli import Parser, add_run_flags, parse, positive_int, run_script, stop_signal
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-CLASSES, MARKER = "classes.txt", ".drawn-by-1A"
+CLASSES, MARKER = "classes.txt", ".drawing-by-1A"
 LARGEST = {"--per-class": 9999, "--image-size": 4096}
 
 
@@ -47,10 +47,11 @@ def refuse_foreign_images(folder: Path, names: set[str], classes: str) -> None:
         path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES
     ]
     foreign = sorted(str(path.relative_to(folder)) for path in images)
-    drawn_here = (folder / MARKER).exists() or read_or_empty(folder / CLASSES) == classes
+    has_classes = (folder / CLASSES).exists()
+    drawn_here = read_or_empty(folder / CLASSES) == classes if has_classes else (folder / MARKER).exists()
     if drawn_here:
         foreign = [name for name in foreign if name not in names]
-    elif (folder / CLASSES).exists():
+    elif has_classes:
         foreign += [CLASSES]
     if foreign:
         raise UserError(
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     classes = "".join(f"{number} {class_name}\n" for number, class_name in enumerate(SCENES, start=1))
     refuse_foreign_images(folder, {path.name for _, _, path in jobs}, classes)
-    write_atomically(folder / MARKER, [b"The images here were drawn by 1A-make-sample-dataset.py.\n"])
+    write_atomically(folder / MARKER, [b"1A-make-sample-dataset.py has not come to its end here.\n"])
 
     def draw(job: tuple[str, int, Path]) -> None:
         class_name, image_number, path = job
@@ -101,6 +102,7 @@ def main(argv: list[str] | None = None) -> int:
             pool.shutdown(cancel_futures=True)
             raise
     write_atomically(folder / CLASSES, [classes.encode()])
+    (folder / MARKER).unlink(missing_ok=True)
     print(f"{len(jobs)} images of {len(SCENES)} classes and classes.txt are in {folder}")
     return 0
 

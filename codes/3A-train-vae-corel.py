@@ -247,7 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     def step(batch, clock: Clock) -> dict:
         x = to_device(batch, device)
         rate = learning_rate(args.lr_scheduler, clock.progress, args.learning_rate, 0.01 * args.learning_rate)
-        learner.set_lr(rate * warm_up(clock.step // args.grad_accum))
+        rate *= warm_up(clock.step // args.grad_accum)
+        learner.set_lr(rate)
         kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / (args.epochs or EPOCHS))
         shape = learner.net.latent_shape(args.image_size)
         eps = seeds.noise_like((order.size, *shape), args.seed, "posterior", clock.step)[rows].to(x.device)
@@ -263,9 +264,7 @@ def main(argv: list[str] | None = None) -> int:
             losses["adversarial"] = critic.blame(losses["loss"], x_hat, last_layer, clock.progress)
         learner.update(losses["loss"] + losses.get("adversarial", 0))
         if judged:
-            losses["discriminator"] = critic.learn(
-                x, x_hat, rate * warm_up(clock.step // args.grad_accum) / args.learning_rate
-            )
+            losses["discriminator"] = critic.learn(x, x_hat, rate / args.learning_rate)
         return losses
 
     folder.write_args(args, remarks)

@@ -131,6 +131,8 @@ def test_another_output_folder_is_another_run(trained: Path) -> None:
         assert "done before" not in said
         assert "done before" in end(start(trained, "slurm", "vae", *GRID_FLAGS, "--epochs", 1, *words), trained)
     assert all((trained / "vae_models" / name / "best_model.pt").exists() for name in ("two", "three"))
+    words = ("diffusion", "--output-dir", "all")
+    assert "--output-dir" in end(start(trained, "slurm", *words, SLURM_ARRAY_TASK_ID="2"), trained, 2)
     for word in ("--base-dir=x", "--overwrite", "--resume"):
         assert "BASE_DIR" in end(start(trained, "lsf", "vae", word), trained, 2)
 

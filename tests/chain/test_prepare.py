@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stepwise.data.corel import examine, survey
 from stepwise.data.folders import read_labels
+from stepwise.data.prepared import write_folders
 
 CODES = Path(__file__).parents[2] / "codes"
 SCRIPT = "2A-prepare_corel_dataset.py"
@@ -159,6 +161,10 @@ def test_images_that_were_not_prepared_are_never_deleted(base: Path) -> None:
     shutil.move(prepared(base) / "class_0002/mine.jpg", base / "data/corel/0002_mine.jpg")
     prepare(base)
     assert {"0001_new.png", "0002_mine.jpg"} < names_in(prepared(base) / "corel_all")
+    (prepared(base) / "class_0002/captions.json").write_text("{")
+    assert f"remove {prepared(base) / 'class_0002'}" in prepare(base, fails=True)
+    shutil.rmtree(prepared(base) / "class_0002")
+    prepare(base)
     own = base / "own/corel/class_0001"
     draw(own / "0001_0000.png", 9)
     draw(own / "photo.png", 9)
@@ -168,10 +174,19 @@ def test_images_that_were_not_prepared_are_never_deleted(base: Path) -> None:
 
 def test_a_preparation_that_was_cut_short_is_completed(base: Path) -> None:
     """Captions come first, so that what is there is known to be ours, whatever is wished for next."""
-    prepare(base)
-    for folder in ("corel_all", "class_0001"):
-        (prepared(base) / folder / "0001_0003.png").unlink()
-    shutil.rmtree(prepared(base) / "class_0002")
+    found = survey(base / "data/corel")
+    pictures, _ = examine(found)
+    placed = []
+
+    def stop() -> None:
+        placed.append(1)
+        if len(placed) == 4:
+            raise KeyboardInterrupt
+
+    prepared(base).mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        write_folders(prepared(base), pictures, set(), found.class_names, check=stop)
+    assert 0 < len(names_in(prepared(base) / "corel_all")) < 15
     (base / "data/corel/0001_0001.png").unlink()
     prepare(base)
     assert len(names_in(prepared(base) / "corel_all")) == 14 and len(names_in(prepared(base) / "class_0002")) == 5

@@ -176,8 +176,8 @@ def test_without_cas_the_conclusion_goes_by_the_distance_there_is():
         for name, value in (("a", 3.0), ("b", 2.0)):
             found.results[name].figures[key] = measured(value)
         said = conclude(found, seed=0)
-        assert f"By {key.upper()}, the images of b are the nearest to the 20 held-out photos: 2" in said, said
-        assert "(real training photos: 1" in said and "0.0% of them are copies" in said
+        assert f"{key.upper()} to the 20 held-out photos, lower is nearer: b 2" in said and ", a 3" in said, said
+        assert "; real training photos 1" in said and "0.0% of the images of b are copies" in said
 
 
 def test_pictures_of_different_sizes_are_put_side_by_side(tmp_path):

@@ -80,7 +80,7 @@ def test_classes_differ_in_mean_colour_by_region() -> None:
 
 def test_script_writes_numbered_images_and_classes(dataset: Path) -> None:
     names = {f"{label:04d}_{number:04d}.png" for label in range(1, 7) for number in (1, 2)}
-    assert {path.name for path in dataset.iterdir()} == names | {"classes.txt", ".drawn-by-1A"}
+    assert {path.name for path in dataset.iterdir()} == names | {"classes.txt"}
     assert (dataset / "classes.txt").read_text() == CLASSES_TXT
     picture = cv2.imread(str(dataset / "0003_0002.png"))[..., ::-1]
     assert np.array_equal(picture, draw_scene("flowers", 42, 2, 96))
@@ -121,14 +121,17 @@ def test_a_dataset_of_the_same_names_is_not_overwritten(tmp_path: Path, files: t
     assert len(left) == len(files) and all(path.read_bytes() == b"1 cats\n" for path in left)
 
 
-@pytest.mark.parametrize("kept", [".drawn-by-1A", "classes.txt"])
-def test_what_was_cut_short_is_completed(tmp_path: Path, kept: str) -> None:
+@pytest.mark.parametrize("cut_short", [True, False])
+def test_what_is_missing_is_drawn(tmp_path: Path, cut_short: bool) -> None:
     assert run_script(tmp_path).returncode == 0
-    before = contents(tmp_path / "data/corel")
-    for name in {"0002_0001.png", ".drawn-by-1A", "classes.txt"} - {kept}:
-        (tmp_path / "data/corel" / name).unlink()
+    folder = tmp_path / "data/corel"
+    before = contents(folder)
+    (folder / "0002_0001.png").unlink()
+    if cut_short:
+        (folder / "classes.txt").unlink()
+        (folder / ".drawing-by-1A").touch()
     assert run_script(tmp_path).returncode == 0
-    assert contents(tmp_path / "data/corel") == before
+    assert contents(folder) == before
 
 
 def test_fewer_images_than_there_are_is_refused(dataset: Path) -> None:

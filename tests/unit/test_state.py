@@ -19,6 +19,7 @@ def test_reading_encoding_and_compiling_are_no_training() -> None:
     clock = Clock(epochs=10**9, batches_per_epoch=1, max_seconds=100.0)
     clock.seconds = 30.0  # images are encoded
     assert clock.progress == 0
+    assert clock.idle_at(35.0) == 35.0, "what a checkpoint says that is saved before the first step"
     clock.step, clock.seconds = 1, 40.0  # the first step compiles
     clock.begin()
     assert clock.idle == 40.0 and clock.progress == pytest.approx(0, abs=1e-6)

@@ -93,8 +93,7 @@ def _labels_from_captions(folder: Path, images: list[Path], captions: dict[str, 
     missing = next((path.name for path in images if path.name not in captions), None)
     if missing is not None:
         raise UserError(
-            f"{folder / CAPTIONS} has no caption for {missing}.\n"
-            "Add one there; or put the image into 2A's --data-dir and run 2A again."
+            f"{folder / CAPTIONS} has no caption for {missing}.\nMove the image into 2A's --data-dir and run 2A again."
         )
     return [captions[path.name].removeprefix(CAPTION_START).strip() for path in images]
 

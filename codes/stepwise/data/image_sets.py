@@ -80,7 +80,7 @@ def _is_grid(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return image.info.get(IMAGES, "1") != "1"
-    except (OSError, ValueError):  # whoever reads it says so
+    except (OSError, ValueError, Image.DecompressionBombError):  # whoever reads it says so
         return False
 
 

@@ -45,7 +45,7 @@ def write_folders(
         folders = (HELD_OUT,) if picture.name in held else (ALL, f"{CLASS_PREFIX}{picture.number:04d}")
         for folder in folders:
             wanted.setdefault(folder, []).append(picture)
-    _refuse_foreign(root, {picture.name for picture in pictures})
+    _refuse_foreign(root)
     removed = _remove_unwanted(
         root, {folder: {picture.name for picture in members} for folder, members in wanted.items()}
     )
@@ -103,10 +103,14 @@ def _prepared_folders(root: Path) -> list[Path]:
     ]
 
 
-def _refuse_foreign(root: Path, wanted: set[str]) -> None:
-    """Raise UserError for images that no preparation wrote: they may be the only copies."""
+def _refuse_foreign(root: Path) -> None:
+    """Raise UserError for images that no preparation wrote, which may be the only copies: those without a caption."""
     for folder in _prepared_folders(root):
-        known = wanted | read_captions(folder).keys()
+        try:
+            known = read_captions(folder).keys()
+        except UserError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{reason}\nWhat is prepared there cannot be told from other images: remove {folder}.")
         foreign = sorted(
             path.name
             for path in folder.iterdir()
@@ -131,7 +135,7 @@ def _remove_unwanted(root: Path, wanted: dict[str, set[str]]) -> set[str]:
     removed = set()
     for folder in _prepared_folders(root):
         keep = wanted.get(folder.name, set()) | ({CAPTIONS} if folder.name in wanted else set())
-        for path in folder.iterdir():
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == CAPTIONS):  # last, as it knows the images
             written_here = _torn(path) or is_image_name(path.name) or path.name == CAPTIONS
             if written_here and path.name not in keep and not path.is_dir():
                 path.unlink()

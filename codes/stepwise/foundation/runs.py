@@ -63,8 +63,10 @@ class RunFolder:
         return any((self.path / name).exists() for name in ("best_model.pt", "last.pt", "previous.pt"))
 
     def set_best_aside(self) -> None:
-        """Rename a best_model.pt whose run is gone, so that a new run does not replace it."""
-        best, aside = self.path / "best_model.pt", self.path / "best_model.before.pt"
+        """Rename a best_model.pt of another run, or another course of this one, so that it is not replaced."""
+        best = self.path / "best_model.pt"
+        names = (f"best_model.before{number}.pt" for number in ("", *range(2, 1000)))
+        aside = next(self.path / name for name in names if not (self.path / name).exists())
         if best.exists():
             best.replace(aside)
             print(f"The best_model.pt found there is kept as {aside}.")

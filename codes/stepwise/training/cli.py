@@ -24,7 +24,6 @@ OUT_OF_MEMORY_ADVICE = (
     "effective batch. Or train the VAE at a smaller --image-size (128 -> 64). --num-workers 0 saves RAM."
 )
 
-NOTHING = ("", "~", "null", "Null", "NULL")  # YAML's words for a value that is left out
 SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -131,14 +130,17 @@ def config_flags(parser: Parser, path: Path) -> list[str]:
 
 
 def _strict_loader() -> type:
-    """A YAML loader that refuses a key given twice and leaves every scalar as it is written.
+    """A YAML loader that refuses a key given twice and leaves every scalar but null as it is written.
 
     What a value means is the flag's to say: YAML 1.1 reads 0010 as eight and off as false.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: ClassVar = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # merging with <<
+        yaml_implicit_resolvers: ClassVar = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -161,7 +163,7 @@ def _flatten(parser: Parser, path: Path, document: dict, outer: tuple[int, ...])
 
 
 def _as_flags(parser: Parser, path: Path, name: str, value: Any, action: argparse.Action) -> list[str]:
-    if value is None or value in NOTHING:
+    if value is None:
         return []
     if action.nargs == 0:
         if str(value).lower() not in SWITCH:
@@ -191,7 +193,7 @@ def non_negative_float(text: str) -> float:
 
 
 def noise_level(text: str) -> float:
-    return float("inf") if text.lower() == "inf" else non_negative_float(text)
+    return float("inf") if text.lower() in ("inf", ".inf") else non_negative_float(text)
 
 
 def fraction(text: str) -> float:

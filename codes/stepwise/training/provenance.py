@@ -65,9 +65,12 @@ class ModelFile:
 
 
 class Knowledge(NamedTuple):
-    """What models knew before they were judged: how many of the held-out images, and what the report has to say."""
+    """What models knew before they were judged: how many of the held-out images, and what the report has to say.
 
-    held_out: int
+    `held_out` is None where it is not known, and at least so many where it is known of some of the models only.
+    """
+
+    held_out: int | None
     notes: list[str]
 
 
@@ -94,12 +97,12 @@ class Provenance:
         """That of the set or model called `name`, made by `models`."""
         if not models:
             unknown = "so it is not known whether that has seen the held-out images."
-            return Knowledge(0, [f"{name}: its images name no model, {unknown}"])
+            return Knowledge(None, [f"{name}: its images name no model, {unknown}"])
         found = [model.seen() for model in models]
         notes = [f"{name}: which images it has seen is not known: {text}." for text in found if isinstance(text, str)]
         known = set().union(*(digests for digests in found if isinstance(digests, set)))
         if not known:
-            return Knowledge(0, notes)
+            return Knowledge(None, notes)
         held_out, train = self._digests["held_out"], set(self._digests["train"])
         leaked = sum(digest in known for digest in held_out)
         elsewhere = len(known - train - set(held_out))
@@ -117,7 +120,8 @@ class Provenance:
             notes.append(
                 f"{name} was trained on {elsewhere} images that are not in --train-dir: copies of those are not found."
             )
-        return Knowledge(leaked, notes)
+        complete = all(isinstance(digests, set) for digests in found)
+        return Knowledge(leaked if leaked or complete else None, notes)
 
 
 def _rows(seen: Tensor) -> set[bytes]:

@@ -30,7 +30,7 @@ class Findings:
     """Everything that the report tells.
 
     `reference`: the training images that neighbours are counted in; `seen`: of how many held-out images a set's
-    model is known to have seen.
+    model has seen, if that is known.
     """
 
     candidates: list[Candidate]
@@ -44,7 +44,7 @@ class Findings:
     settings: list[tuple[str, str]]
     features: str
     notes: list[str] = field(default_factory=list)
-    seen: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, int | None] = field(default_factory=dict)
     reconstruction: Result | None = None
     reconstructed: np.ndarray | None = None
 
@@ -81,14 +81,13 @@ def _without_cas(found: Findings) -> str:
     for key in ("kid", "swd"):
         values = {name: result.figures[key] for name, result in found.results.items() if key in result.figures}
         if values:
-            best, measure = min(values, key=lambda name: values[name].value), MEASURES[key]
-            copied = found.results[best].figures["memorized_pixel"].value
-            text += (
-                f" By {measure.title}, the images of {best} are the nearest to the {len(found.held_out)} held-out "
-                f"photos: {measure.text(values[best])} (real training photos: "
-                f"{measure.text(found.floors.figures[key])}). {copied:.1%} of them are copies of training images by "
-                "the pixel test."
-            )
+            measure, floor = MEASURES[key], MEASURES[key].text(found.floors.figures[key])
+            ranked = sorted(values, key=lambda name: values[name].value)
+            each = (f"{name} {measure.text(values[name])} ({measure.interval(values[name])})" for name in ranked)
+            text += f" {measure.title} to the {len(found.held_out)} held-out photos, lower is nearer: {', '.join(each)}"
+            copied = found.results[ranked[0]].figures["memorized_pixel"].value
+            text += f"; real training photos {floor}. {copied:.1%} of the images of {ranked[0]} are copies of training "
+            text += "images by the pixel test."
             break
     return text + _caution(found)
 
@@ -143,7 +142,7 @@ def _document(found: Findings, title: str, made: str, conclusion: str) -> dict[s
             "models": len(candidate.models),
             "minutes": candidate.minutes,
             "parameters": candidate.parameters,
-            "held_out_seen": found.seen.get(candidate.name, 0),
+            "held_out_seen": found.seen.get(candidate.name),
             "measures": found.results[candidate.name].plain(),
         }
         for candidate in found.candidates

@@ -98,17 +98,20 @@ def _newest(folder: RunFolder) -> dict[str, Any] | None:
     return None
 
 
-def best_fits(path: Path, best: dict[str, Any], later_than: float) -> bool:
+def best_fits(folder: RunFolder, best: dict[str, Any], later_than: float) -> bool:
     """Whether best_model.pt is intact and of this run: `best` itself, or of an epoch `later_than` this one.
 
     Later, because a kill can come between best_model.pt and last.pt; the repeated epochs then write
-    the same file again. Otherwise the user is told that the next validation writes it anew.
+    the same file again. Otherwise the user is told that the next validation writes it anew; what is intact is
+    set aside.
     """
+    path = folder.path / "best_model.pt"
     try:
         found = load(path)["best"]
         if found == best or found["epoch"] > later_than:
             return True
         print(f"Warning: {path} is not of the checkpoint to resume; the next validation writes it anew.")
+        folder.set_best_aside()
     except FileNotFoundError:
         print(f"Warning: {path} is gone; the next validation writes it anew.")
     except BadCheckpoint as error:

@@ -52,19 +52,19 @@ class Clock:
 
     def begin(self) -> None:
         """To be called when this process has done a step, and has agreed on the time."""
-        self.idle, self.trains = self.idle_by_now, True
+        self.idle, self.trains = self.idle_at(self.seconds), True
 
-    @property
-    def idle_by_now(self) -> float:
-        return self.idle if self.trains else self.idle + self.seconds - self.seconds_before
+    def idle_at(self, seconds: float) -> float:
+        return self.idle if self.trains else self.idle + seconds - self.seconds_before
 
     @property
     def progress(self) -> float:
         """0 ... 1, by steps or, with --max-minutes, by the time there is to train, whichever is further."""
         by_steps, by_time = self.step / (self.epochs * self.batches_per_epoch), 0.0
         if self.max_seconds:
-            left = self.max_seconds - self.idle_by_now
-            by_time = (self.seconds - self.idle_by_now) / left if left > 0 else 1.0
+            idle = self.idle_at(self.seconds)
+            left = self.max_seconds - idle
+            by_time = (self.seconds - idle) / left if left > 0 else 1.0
         return min(1.0, max(by_steps, by_time))
 
     @property
@@ -139,8 +139,7 @@ class RunState:
         if self.world.is_main and self.best["epoch"]:
             # from an older checkpoint the run takes another course: what came after it does not belong to this one
             later_than = self.clock.epoch if self.args.resume == "auto" else math.inf
-            if not best_fits(self.folder.path / "best_model.pt", self.best, later_than):
-                self.folder.set_best_aside()
+            if not best_fits(self.folder, self.best, later_than):
                 self.best = {"value": math.inf, "epoch": 0}
         self.best = self.world.from_main(self.best)
         self.folder.write_metrics(self.rows)
@@ -164,8 +163,8 @@ class RunState:
             checkpoints.save(self.folder.path / "best_model.pt", document)
             self._best_weights = None
         clock = self.clock
-        position = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step}
-        progress = {**position, "seconds": clock.now(), "idle": clock.idle_by_now}
+        position, seconds = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step}, clock.now()
+        progress = {**position, "seconds": seconds, "idle": clock.idle_at(seconds)}
         last, previous = self.folder.path / "last.pt", self.folder.path / "previous.pt"
         fresh = self.folder.path / "next.pt"
         checkpoints.save(
