@@ -87,7 +87,8 @@ def differences(a: Path, b: Path) -> list[str]:
         documents = [checkpoints.load(folder / name) for folder in (a, b)]
         for document in documents:
             document.pop("args")
-            document.get("progress", {}).pop("seconds", None)
+            for clock in ("seconds", "idle"):
+                document.get("progress", {}).pop(clock, None)
         found += [f"{name}{place}" for place in unlike(*documents)]
     return found
 
