@@ -181,7 +181,7 @@ def many_images(runs: Runs, many: int) -> list[dict[str, Any]]:
     for count in (many // 2, many) if quick else (min(1000, many), many):
         folder = runs.folder("small-images")
         runs.plain(task="images", folder=str(folder), count=count, image_size=size)
-        flags = ("--augment-variants", 1, "--epochs", 1, "--batch-size", batch, "--latent-cache", runs.folder("cache"))
+        flags = ("--augment", "none", "--epochs", 1, "--batch-size", batch, "--latent-cache", runs.folder("cache"))
         cold = runs.train_denoiser(*flags, images=folder)
         warm = runs.train_denoiser(*flags, images=folder, stop_after=1)
         trained = batch * (cold["steps"][0] - 1)

@@ -161,7 +161,7 @@ def choose_labels(args: argparse.Namespace, model) -> list[int] | None:
     from stepwise.data.classes import find_class
 
     if not model.classes:
-        if args.class_name:
+        if args.class_name and args.class_name.lower() != "all":
             raise UserError(
                 "--class: this model was trained without classes.\n"
                 "Leave the flag out, or train 3B with --class-conditional."

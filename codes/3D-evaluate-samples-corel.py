@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     sets = [sources.read_folder(name, folder, classes, size) for name, folder in folders.items()]
     notes += sources.remarks(sets, (train, held_out), size)
     provenance = Provenance(train.paths, held_out.paths, cli.stop_signal.check)
+    notes = provenance.held_out_in_training() + notes
     known = {candidate.name: provenance.of(candidate.name, candidate.models) for candidate in sets}
     notes += [note for knowledge in known.values() for note in knowledge.notes]
     vae = load_vae(vae_path, device) if vae_path else None

@@ -19,7 +19,7 @@ SMALL = {
     "1A": "--per-class 6 --image-size 48",
     "2A": "--num-workers 0",
     "3A": "--image-size 32 --base-channels 8 --epochs 1 --num-workers 0 --perceptual-net pyramid",
-    "3B": "--base-channels 16 --layers 1 --augment-variants 1 --epochs 1 --num-workers 0 --timesteps 60",
+    "3B": "--base-channels 16 --layers 1 --augment-variants 2 --epochs 2 --num-workers 0 --timesteps 60",
     "3C": "--num-images 4",
     "3D": "--cas-steps 5 --cas-seeds 1 --num-images 8 --steps 4 --features cas",
     "3E": "",

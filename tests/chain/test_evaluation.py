@@ -166,7 +166,7 @@ def test_drawn_images_say_their_class_and_model(whole: tuple[Process, Path], den
     assert list(captions.values()) == ["a photo of a 0001"] * 5 + ["a photo of a 0002"] * 4
     used = json.loads(Image.open(folder / "image_0001.png").text["flags"])
     assert used["diffusion_checkpoint"] == str((denoiser / "best_model.pt").resolve())
-    assert used["guidance"] == 2.0 and used["guidance_by"] == "guide", "as 3C"
+    assert used["guidance"] == 3.0 and used["guidance_by"] == "guide", "as 3C"
 
 
 def test_same_seed_same_figures(
@@ -280,7 +280,7 @@ def test_drawing_anew_leaves_nothing_of_before(
     captions = {f"image_{number:04d}.png": "a photo of a 0001" for number in (*range(1, 4), 99)}
     (folder / "captions.json").write_text(json.dumps(captions))
     train = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images, "--output-dir", tmp_path / "run")
-    small = ("--base-channels", 16, "--layers", 1, "--augment-variants", 1, "--epochs", 1, "--timesteps", 20)
+    small = ("--base-channels", 16, "--layers", 1, "--augment-variants", 2, "--epochs", 1, "--timesteps", 20)
     done = server.run("3B", *train, *small, "--num-workers", 0, "--device", "cpu")
     assert done.code == 0, done.err
     flags = ("--generated", f"drawn={tmp_path / 'run/best_model.pt'}", "--num-images", 3, "--steps", 2)
@@ -384,7 +384,7 @@ def test_a_stop_signal_ends_the_measuring(server: Server, real: Path, own: Path,
 
 
 VAE_CONFIG = "base_channels: 8\nlatent_channels: 4\nbatch_size: 4\nno_perceptual: true\nepochs: 1\n"
-DIFFUSION_CONFIG = "base_channels: 16\nlayers: 1\naugment_variants: 1\nbatch_size: 4\ntimesteps: 30\nepochs: 1\n"
+DIFFUSION_CONFIG = "base_channels: 16\nlayers: 1\naugment_variants: 2\nbatch_size: 4\ntimesteps: 30\nepochs: 1\n"
 SMALL_REPORT = ("--cas-steps", 5, "--cas-seeds", 1, "--features", "cas")
 
 
@@ -519,7 +519,7 @@ def test_guidance_is_refused_where_the_model_cannot_do_it(
     server: Server, real: Path, vae: Path, images: Path, tmp_path: Path
 ) -> None:
     train = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images, "--output-dir", tmp_path / "run")
-    small = ("--base-channels", 16, "--layers", 1, "--augment-variants", 1, "--epochs", 1, "--timesteps", 20)
+    small = ("--base-channels", 16, "--layers", 1, "--augment-variants", 2, "--epochs", 1, "--timesteps", 20)
     done = server.run(
         *(
             "3B",

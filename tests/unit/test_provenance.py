@@ -46,6 +46,12 @@ def test_held_out_images_that_were_trained_on_are_counted(photos: list[Path], tm
     assert "m has seen 2 of the 3 held-out images" in found and "--holdout" in found
 
 
+def test_held_out_images_in_the_training_folder_are_noted(photos: list[Path]) -> None:
+    assert Provenance(photos[:4], photos[4:]).held_out_in_training() == []
+    (note,) = Provenance(photos[:4], photos[3:]).held_out_in_training()
+    assert note.startswith(f"1 of the {len(photos) - 3} held-out images are in --train-dir as well")
+
+
 def test_training_images_from_elsewhere_are_counted(photos: list[Path], tmp_path: Path) -> None:
     (found,) = Provenance(photos[:2], photos[4:]).of("m", [model(tmp_path / "m.pt", photos[:4])]).notes
     assert "trained on 2 images that are not in --train-dir" in found

@@ -70,8 +70,8 @@ def survey(folder: Path) -> Survey:
         raise no_images(folder)
     if len(found.bad) > len(found.pictures):
         raise UserError(
-            f"{folder} has {len(found.pictures)} images in one order and {len(found.bad)} in another: "
-            f"{found.bad[0][0]} ({found.bad[0][1]}), ...\n"
+            f"{folder} has images in two orders: {len(found.pictures)} such as {found.pictures[0].file} and "
+            f"{len(found.bad)} such as {found.bad[0][0]} ({found.bad[0][1]}).\n"
             "Name all of them XXXX_YYYY (class and image number), or none; or make one sub-folder a class."
         )
     for entry in inside:

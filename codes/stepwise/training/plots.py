@@ -28,7 +28,8 @@ def curves(path: Path, rows: list[dict[str, Any]], panels: dict[str, list[str]],
             axis.set_yscale("log")
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=8)
+        if axis.get_legend_handles_labels()[0]:  # what has not begun yet has no curve
+            axis.legend(frameon=False, fontsize=8)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

@@ -93,6 +93,17 @@ class Provenance:
             name: list(in_threads(digest, paths, THREADS, self._check, title)) for name, paths in self._paths.items()
         }
 
+    def held_out_in_training(self) -> list[str]:
+        """A note if held-out images lie in the folder of training images too."""
+        train, held_out = set(self._digests["train"]), self._digests["held_out"]
+        both = sum(digest is not None and digest in train for digest in held_out)
+        if not both:
+            return []
+        return [
+            f"{both} of the {len(held_out)} held-out images are in --train-dir as well: what real photos score and the "
+            "calibration of the search for copies are worth nothing. Give the two folders that one 2A --holdout wrote."
+        ]
+
     def of(self, name: str, models: list[ModelFile]) -> Knowledge:
         """That of the set or model called `name`, made by `models`."""
         if not models:
