@@ -16,8 +16,6 @@ FIXED_FLAGS = (
     *("perceptual_weight", "no_perceptual", "lr_scheduler", "kl_warmup"),
     *("adversarial_weight", "adversarial_start"),
 )
-
-
 EPOCHS = 300
 KL_TARGET = {"grid": 30.0, "vector": 25.0}
 ADVERSARIAL_WEIGHT = 0.3
@@ -154,7 +152,6 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.foundation import devices, seeds
     from stepwise.foundation.images import fit_square
     from stepwise.foundation.runs import RunFolder
-    from stepwise.losses import perceptual
     from stepwise.losses.vae import vae_loss
     from stepwise.models import autoencoder, presets
     from stepwise.training import compilation, distributed, provenance
@@ -164,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.resume import find_state, require_same_images
     from stepwise.training.schedules import learning_rate, ramp, warm_up
     from stepwise.training.stopping import Stopper
-    from stepwise.training.vae import VAEMonitor, to_device
+    from stepwise.training.vae import VAEMonitor, choose_perceptual, to_device
 
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
     world = distributed.join(device)
@@ -198,11 +195,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(
                 f"The run to resume uses --perceptual-net {state['perceptual']}, not {wanted}.\nRepeat that flag."
             )
-        if world.is_main:  # it chooses and downloads; the others build what it has
-            perceptual_net, wanted, line = perceptual.build(wanted, perceptual_file)
-        wanted = world.from_main(wanted)
-        if not world.is_main:
-            perceptual_net, wanted, line = perceptual.build(wanted, perceptual_file)
+        perceptual_net, wanted, line = choose_perceptual(wanted, perceptual_file, world)
         args.perceptual_net = wanted
         perceptual_net.to(device.device)
         remarks.append(line)

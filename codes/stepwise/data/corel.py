@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stepwise.data.folders import CLASS_NUMBER, in_threads, list_entries, no_images, split
+from stepwise.data.folders import CLASS_NUMBER, list_entries, no_images, split
+from stepwise.data.threads import in_threads
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode_with_form, is_image_name, is_unread_name
 

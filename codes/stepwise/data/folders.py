@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from stepwise.data.threads import in_threads
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, is_image_name, is_unread_name
 from stepwise.foundation.seeds import derive
@@ -196,37 +195,6 @@ def load_images(
         else:
             held.clear()
     return held if room >= 0 else ImageFiles(paths, size_limit), digests
-
-
-def in_threads(
-    task: Callable[[Any], Any], items: Iterable[Any], num_workers: int, check: Callable[[], None], title: str
-) -> Iterator[Any]:
-    """`task` of each item, in order, with a progress bar; 0 workers: in this thread.
-
-    No more than a few results a worker wait to be taken, however many items there are.
-    """
-    from tqdm import tqdm
-
-    items = list(items)
-    executor = ThreadPoolExecutor(num_workers) if num_workers else None
-    try:
-        results = _in_order(executor, task, items, 2 * num_workers) if executor else map(task, items)
-        for result in tqdm(results, total=len(items), desc=title, unit="img", leave=False, disable=None):
-            check()
-            yield result
-    finally:
-        if executor:
-            executor.shutdown(cancel_futures=True)
-
-
-def _in_order(executor: ThreadPoolExecutor, task: Callable[[Any], Any], items: list[Any], ahead: int) -> Iterator[Any]:
-    waiting: deque[Future] = deque()
-    for item in items:
-        if len(waiting) == ahead:
-            yield waiting.popleft().result()
-        waiting.append(executor.submit(task, item))
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def reading_size(image_size: int) -> int:

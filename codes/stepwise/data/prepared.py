@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stepwise.data.corel import Picture, in_threads, pixel_digest
+from stepwise.data.corel import Picture, pixel_digest
 from stepwise.data.folders import ALL, CAPTION_START, CAPTIONS, CLASS_PREFIX, read_captions
+from stepwise.data.threads import in_threads
 from stepwise.foundation import paths
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, is_image_name, save_png

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stepwise.data.folders import in_threads, read_image
+from stepwise.data.folders import read_image
+from stepwise.data.threads import in_threads
 from stepwise.foundation import checkpoints
 from stepwise.foundation.errors import UserError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from stepwise.foundation.images import grid, save_png, to_uint8
 from stepwise.foundation.paths import make_folder
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import noise_like
+from stepwise.losses import perceptual
 from stepwise.losses.vae import vae_loss
 from stepwise.training.cli import stop_signal
+from stepwise.training.distributed import World
 from stepwise.training.learner import Learner
 from stepwise.training.plots import curves
 
@@ -26,6 +29,15 @@ def to_device(batch: Tensor, device: Device) -> Tensor:
     """uint8 [B, 3, S, S] -> float32 in [-1, 1] on the device, laid out for its convolutions."""
     memory = torch.channels_last if device.channels_last else torch.contiguous_format
     return (batch.to(device.device, non_blocking=True).float() / 127.5 - 1).contiguous(memory_format=memory)
+
+
+def choose_perceptual(wanted: str, file: Path | None, world: World) -> tuple[nn.Module, str, str]:
+    """What `perceptual.build` gives: process 0 chooses and downloads, the others build what it has."""
+    net, line = None, ""
+    if world.is_main:
+        net, wanted, line = perceptual.build(wanted, file)
+    wanted = world.from_main(wanted)
+    return (net, wanted, line) if net is not None else perceptual.build(wanted, file)
 
 
 class VAEMonitor:
