@@ -123,13 +123,13 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         args.latent_dim = args.latent_dim or 128
     else:
         args.downsample = args.downsample or 8
-    if args.kl_target is None:
-        args.kl_target = KL_TARGET[args.latent]
+    args.kl_target = KL_TARGET[args.latent] if args.kl_target is None else args.kl_target
     if args.adversarial_weight is None:
-        judged = args.latent == "grid" and args.image_size >= SMALLEST_JUDGED
-        args.adversarial_weight = ADVERSARIAL_WEIGHT if judged else 0.0
-    if args.max_minutes is None:
-        args.epochs = args.epochs or EPOCHS
+        args.adversarial_weight = ADVERSARIAL_WEIGHT * (args.latent == "grid" and args.image_size >= SMALLEST_JUDGED)
+    if args.adversarial_weight and args.compile == "on":
+        parser.error("--compile on needs --adversarial-weight 0: compiled, the weight of the judgement comes out wrong")
+    args.compile = "off" if args.adversarial_weight else args.compile
+    args.epochs = args.epochs or (EPOCHS if args.max_minutes is None else None)
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
     return args
 

@@ -26,7 +26,6 @@ class Critic:
             net, config, device, lr=PEAK_LR, ema_decay=None, betas=BETAS, grad_accum=grad_accum, world=world
         )
         self.device, self.world, self.weight, self.start = device, world, weight, start
-        torch._functorch.config.donated_buffer = False  # a compiled autoencoder is differentiated twice in a step
 
     def acts(self, progress: float) -> bool:
         return progress >= self.start
