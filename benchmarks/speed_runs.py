@@ -69,8 +69,8 @@ class Runs:
         output = self.folder(script)
         common = ("--output-dir", output, "--device", self.settings.device)
         tiny = TINY_FLAGS[script] if self.settings.quick else ()
-        perceptual = ("--perceptual-net", "pyramid") if script == "3A" else ()
-        words = [str(flag) for flag in (*common, *tiny, *perceptual, *flags)]
+        losses = ("--perceptual-net", "pyramid", "--adversarial-weight", 0) if script == "3A" else ()
+        words = [str(flag) for flag in (*common, *tiny, *losses, *flags)]
         spec = {"script": str(SCRIPTS[script]), "flags": words, "record": str(record), "every": every}
         spec |= {"stop_after": stop_after, "started": time.time()}
         _run([HERE / "speed_probe.py", json.dumps(spec)], self.settings)
