@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import make_folder, resolve, write_atomically
-from stepwise.training import cli
+from stepwise.training import cli, inputs
 
 CODES = Path(__file__).resolve().parent
 REGIMES = ("per-class", "unified", "class-conditional")
@@ -40,10 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     more.add_argument("--diffusion-config", metavar="FILE.yaml", help="passed to 3B as --config")
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
-    for flag, name in (("--vae-config", args.vae_config), ("--diffusion-config", args.diffusion_config)):
-        if name and not resolve(args.base_dir, name).is_file():
-            parser.error(f"{flag}: there is no file {resolve(args.base_dir, name)}")
-    config = resolve(args.base_dir, args.diffusion_config) if args.diffusion_config else None
+    inputs.given_file(args, "--vae-config")
+    config = inputs.given_file(args, "--diffusion-config")
     if config and "class-conditional" in config.read_text(encoding="utf-8").replace("_", "-"):
         parser.error(f"--diffusion-config {config} sets class-conditional, which the regimes decide; take it out")
     args.regimes = list(dict.fromkeys(args.regimes))

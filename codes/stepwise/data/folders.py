@@ -142,8 +142,10 @@ def no_images(folder: Path) -> UserError:
         )
     deeper = next((path for path in islice(folder.glob("[!.]*/*/**/*"), LOOKED_AT) if is_image_name(path.name)), None)
     if deeper is not None and not unread:
-        advice = f"There are some deeper, in {deeper.parent}: give the folder right above the classes.\n"
-        return UserError(f"No images found in {folder} or its sub-folders.\n{advice.rstrip()}")
+        return UserError(
+            f"No images found in {folder} or its sub-folders.\n"
+            f"There are some deeper, in {deeper.parent}: give the folder right above the classes."
+        )
     return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{advice}{REMEDY}")
 
 
