@@ -70,7 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--perceptual-net",
         choices=["auto", "vgg16", "pyramid"],
         default="auto",
-        help="auto: vgg16 if its weights can be had",
+        help="auto: vgg16 on a GPU if its weights can be had",
     )
     loss.add_argument(
         "--perceptual-weight", type=cli.non_negative_float, default=0.03, help="weight of the perceptual loss"
@@ -195,9 +195,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(
                 f"The run to resume uses --perceptual-net {state['perceptual']}, not {wanted}.\nRepeat that flag."
             )
-        perceptual_net, wanted, line = choose_perceptual(wanted, perceptual_file, world)
+        perceptual_net, wanted, line = choose_perceptual(wanted, perceptual_file, device, folder, world)
         args.perceptual_net = wanted
-        perceptual_net.to(device.device)
         remarks.append(line)
         print(line)
     augment = Augment(args.augment, args.image_size, args.seed, "vae-augment")

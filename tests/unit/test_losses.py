@@ -1,4 +1,5 @@
 import io
+import socket
 from functools import partial
 
 import pytest
@@ -208,6 +209,28 @@ def test_auto_without_weights_is_the_pyramid_and_says_why(offline):
     net, kind, line = perceptual.build("auto", None)
     assert isinstance(net, LaplacianPyramid) and kind == "pyramid"
     assert "Laplacian pyramid" in line and "neither cached nor reachable" in line and len(line.splitlines()) == 1
+
+
+def test_auto_on_a_cpu_looks_for_no_weights_but_those_given(vgg_file, monkeypatch):
+    def find(*_):
+        raise AssertionError("nothing is to be looked for or downloaded")
+
+    monkeypatch.setattr(weight_files, "find", find)
+    net, kind, line = perceptual.build("auto", None, cpu=True)
+    assert isinstance(net, LaplacianPyramid) and kind == "pyramid" and "CPU" in line
+    assert perceptual.build("auto", vgg_file, cpu=True)[1] == "vgg16"
+    with pytest.raises(AssertionError):
+        perceptual.build("vgg16", None, cpu=True)
+
+
+def test_a_stalled_download_is_given_up(offline, monkeypatch):
+    def download(*_, **__):
+        raise TimeoutError(f"limit {socket.getdefaulttimeout()}")
+
+    monkeypatch.setattr(weight_files, "reachable", lambda url: True)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    fails("vgg16", None, f"limit {weight_files.STALLED_S}", *REMEDIES)
+    assert socket.getdefaulttimeout() is None
 
 
 def test_vgg16_without_weights_names_the_remedies(offline):

@@ -79,6 +79,15 @@ def test_closed_folder_can_be_opened_again(tmp_path: Path) -> None:
         RunFolder(tmp_path).close()
 
 
+def test_time_apart_is_not_counted(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    before = folder.started
+    with folder.time_apart():
+        time.sleep(0.2)
+    assert 0.2 <= folder.started - before < 5
+    folder.close()
+
+
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="a file is in the way"):

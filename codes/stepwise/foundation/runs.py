@@ -8,6 +8,8 @@ import io
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,13 @@ class RunFolder:
         except (OSError, NotImplementedError) as error:
             raise UserError(f"{self.path} cannot be locked or written: {error}.\nChoose another --output-dir.")
         owner_file.write_text(str(os.getpid()))
+
+    @contextmanager
+    def time_apart(self) -> Iterator[None]:
+        """Time that --max-minutes does not count, as nobody can know how long a download takes."""
+        before = time.monotonic()
+        yield
+        self.started += time.monotonic() - before
 
     @property
     def has_run(self) -> bool:

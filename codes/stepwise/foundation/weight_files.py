@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stepwise.foundation.errors import UserError
+
+STALLED_S = 30.0  # a download of which nothing has come for so long is given up
 
 
 def find(url: str, what: str, remedies: str) -> tuple[Path, str]:
@@ -25,10 +30,22 @@ def find(url: str, what: str, remedies: str) -> tuple[Path, str]:
         raise UserError(f"{what} weights are neither cached nor reachable for download.\n{remedies}")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(cached), hash_prefix=_name_hash(cached))
+        with _patience(STALLED_S):
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=_name_hash(cached))
     except (OSError, RuntimeError) as error:
         raise UserError(f"The download of the {what} weights failed ({error}).\n{remedies}")
     return cached, url
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """New connections fail when nothing comes for so long (torch.hub opens them without any limit)."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def check_name_hash(file: Path, what: str, remedies: str) -> None:

@@ -31,13 +31,20 @@ def to_device(batch: Tensor, device: Device) -> Tensor:
     return (batch.to(device.device, non_blocking=True).float() / 127.5 - 1).contiguous(memory_format=memory)
 
 
-def choose_perceptual(wanted: str, file: Path | None, world: World) -> tuple[nn.Module, str, str]:
-    """What `perceptual.build` gives: process 0 chooses and downloads, the others build what it has."""
+def choose_perceptual(
+    wanted: str, file: Path | None, device: Device, folder: RunFolder, world: World
+) -> tuple[nn.Module, str, str]:
+    """What `perceptual.build` gives: process 0 chooses and downloads, the others build what it has.
+
+    How long that takes is not counted as time of the run in `folder`.
+    """
     net, line = None, ""
-    if world.is_main:
-        net, wanted, line = perceptual.build(wanted, file)
-    wanted = world.from_main(wanted)
-    return (net, wanted, line) if net is not None else perceptual.build(wanted, file)
+    with folder.time_apart():
+        if world.is_main:
+            net, wanted, line = perceptual.build(wanted, file, device.type == "cpu")
+        wanted = world.from_main(wanted)
+        net = net or perceptual.build(wanted, file)[0]
+    return net.to(device.device), wanted, line
 
 
 class VAEMonitor:
