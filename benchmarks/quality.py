@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "no discriminator": {"3A": ["--adversarial-weight", "0"]},
     "discriminator, 0.5": {"3A": ["--adversarial-weight", "0.5"]},
 }
-SHOWN = ("cas", "cas_gain", "kid", "swd", "coverage", "memorized_pixel")
+SHOWN = ("cas", "cas_gain", "kid", "swd", "precision", "recall", "coverage", "memorized_pixel")
 
 
 def main() -> None:
@@ -60,12 +60,9 @@ def main() -> None:
     rows: dict[str, list[dict]] = {name: [] for name in args.variants}
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         sets = {name: generated(out, name, seed, args) for name in args.variants}
-        report = out / f"seed_{seed}" / "report"
-        for name, (folder, vae) in sets.items():
-            target = report / slug(name)
-            if not (target / "metrics.json").exists():
-                judge(out, target, f"{slug(name)}={folder}", vae, args)
-            rows[name].append(json.loads((target / "metrics.json").read_text()))
+        found = judged(out, out / f"seed_{seed}", sets, args)
+        for name in args.variants:
+            rows[name].append(found[name])
         write_table(out / "quality.md", rows, args)
     print((out / "quality.md").read_text())
 
@@ -75,6 +72,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, default=Path("data/corel"))
     parser.add_argument("--output-dir", type=Path, default=Path("quality_runs"))
     parser.add_argument("--vae-minutes", type=float, default=20.0, help="training time of each autoencoder")
+    parser.add_argument("--vae-checkpoint", type=Path, help="a trained autoencoder for all runs, instead of 3A's")
     parser.add_argument("--minutes", type=float, default=10.0, help="training time of each diffusion model")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=1)
@@ -82,15 +80,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num-images", type=int, default=300)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.vae_checkpoint:
+        if not args.vae_checkpoint.is_file():
+            parser.error(f"--vae-checkpoint {args.vae_checkpoint} does not exist")
+        if others := [name for name in args.variants if "3A" in VARIANTS[name]]:
+            parser.error(f"--vae-checkpoint leaves nothing to change for: {', '.join(others)}")
+    return args
 
 
 def require_same_plan(out: Path, args: argparse.Namespace) -> None:
     """Runs of other minutes or sizes must not end up in one table."""
     plan = {key: getattr(args, key) for key in ("vae_minutes", "minutes", "image_size", "num_images")}
+    plan["vae_checkpoint"] = str(args.vae_checkpoint.resolve()) if args.vae_checkpoint else ""
     out.mkdir(parents=True, exist_ok=True)
     record = out / "plan.json"
-    if record.exists() and json.loads(record.read_text()) != plan:
+    if record.exists() and {"vae_checkpoint": "", **json.loads(record.read_text())} != plan:
         sys.exit(f"{out} holds runs of another plan: {record.read_text()}; choose another --output-dir.")
     record.write_text(json.dumps(plan))
 
@@ -100,15 +105,11 @@ def generated(out: Path, name: str, seed: int, args: argparse.Namespace) -> tupl
     changes = VARIANTS[name]
     base = out / f"seed_{seed}"
     common = ("--seed", seed, "--device", args.device)
-    vae = base / f"vae_{slug(' '.join(changes.get('3A', [])))}"
     prepared = out / "training_data" / "corel" / "corel_all"
-    train(
-        out, vae, "3A-train-vae-corel.py", "--data-dir", prepared, "--image-size", args.image_size,
-        *("--max-minutes", args.vae_minutes), *common, *changes.get("3A", []),
-    )  # fmt: skip
+    vae = trained_vae(out, base, prepared, args, common, changes.get("3A", []))
     model = base / f"model_{slug(' '.join(changes.get('3A', []) + changes.get('3B', [])))}"
     train(
-        out, model, "3B-train-diffusion-from-scratch-corel.py", "--vae-checkpoint", vae / "best_model.pt",
+        out, model, "3B-train-diffusion-from-scratch-corel.py", "--vae-checkpoint", vae,
         *("--image-dir", prepared, "--class-conditional", "--max-minutes", args.minutes),
         *common, *changes.get("3B", []),
     )  # fmt: skip
@@ -116,10 +117,21 @@ def generated(out: Path, name: str, seed: int, args: argparse.Namespace) -> tupl
     if not (images / "all_individual" / "captions.json").exists():
         run(
             out, "3C-generate-samples-corel.py", "--diffusion-checkpoint", model / "best_model.pt",
-            *("--vae-checkpoint", vae / "best_model.pt", "--output", images / "all.png", "--individual", "always"),
+            *("--vae-checkpoint", vae, "--output", images / "all.png", "--individual", "always"),
             *("--num-images", args.num_images, "--nrow", 8, "--sampler", "dpmpp"), *common, *changes.get("3C", []),
         )  # fmt: skip
-    return images, vae / "best_model.pt"
+    return images, vae
+
+
+def trained_vae(out: Path, base: Path, prepared: Path, args: argparse.Namespace, common: tuple, flags: list) -> Path:
+    if args.vae_checkpoint:
+        return args.vae_checkpoint.resolve()
+    folder = base / f"vae_{slug(' '.join(flags))}"
+    train(
+        out, folder, "3A-train-vae-corel.py", "--data-dir", prepared, "--image-size", args.image_size,
+        *("--max-minutes", args.vae_minutes), *common, *flags,
+    )  # fmt: skip
+    return folder / "best_model.pt"
 
 
 def train(out: Path, folder: Path, script: str, *flags: object) -> None:
@@ -127,13 +139,33 @@ def train(out: Path, folder: Path, script: str, *flags: object) -> None:
         run(out, script, *flags, "--output-dir", folder, "--resume", "auto")
 
 
-def judge(out: Path, target: Path, named: str, vae: Path, args: argparse.Namespace) -> None:
+def judged(out: Path, base: Path, sets: dict[str, tuple[Path, Path]], args: argparse.Namespace) -> dict[str, dict]:
+    """{variant: its measures}; sets of one autoencoder that no report has yet are judged in one report together."""
+    found = read_reports(base)
+    waiting: dict[Path, list[str]] = {}
+    for name, (folder, vae) in sets.items():
+        if name not in found:
+            waiting.setdefault(vae, []).append(f"{name}={folder}")
     prepared = out / "training_data" / "corel"
-    run(
-        out, "3D-evaluate-samples-corel.py", "--train-dir", prepared / "corel_all",
-        *("--heldout-dir", prepared / "corel_heldout", "--generated", named, "--vae-checkpoint", vae),
-        *("--output-dir", target, "--device", args.device),
-    )  # fmt: skip
+    for vae, named in waiting.items():
+        target = base / f"report_{slug(named[0].partition('=')[0])}"
+        run(
+            out, "3D-evaluate-samples-corel.py", "--train-dir", prepared / "corel_all",
+            *("--heldout-dir", prepared / "corel_heldout", "--generated", *named, "--vae-checkpoint", vae),
+            *("--output-dir", target, "--device", args.device),
+        )  # fmt: skip
+    return found | read_reports(base)
+
+
+def read_reports(base: Path) -> dict[str, dict]:
+    found = {}
+    for path in sorted(base.glob("report_*/metrics.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        for entry in document["sets"]:
+            found[entry["name"]] = {
+                "measures": {**entry["measures"], **document["reconstruction"]}, "floor": document["floor"]
+            }  # fmt: skip
+    return found
 
 
 def run(out: Path, script: str, *flags: object) -> None:
@@ -150,7 +182,7 @@ def write_table(path: Path, rows: dict[str, list[dict]], args: argparse.Namespac
         "|---|" + "---|" * (len(SHOWN) + 2),
     ]
     for name, documents in rows.items():
-        measured = [{**d["sets"][0]["measures"], **d["reconstruction"]} for d in documents]
+        measured = [d["measures"] for d in documents]
         cells = [cell([m[key]["value"] for m in measured if key in m]) for key in (*SHOWN, "psnr")]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(documents)} |")
     some = next((d for documents in rows.values() for d in documents), None)
@@ -160,9 +192,12 @@ def write_table(path: Path, rows: dict[str, list[dict]], args: argparse.Namespac
     machine = (
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
+    vae = f"One autoencoder for all, {args.vae_checkpoint.name}," if args.vae_checkpoint else (
+        f"{args.vae_minutes:g} minutes for each autoencoder at {args.image_size} px"
+    )  # fmt: skip
     head = (
-        f"{args.vae_minutes:g} minutes for each autoencoder and {args.minutes:g} for each diffusion model at "
-        f"{args.image_size} px, {args.num_images} images; {machine}; {date.today().isoformat()}.\n"
+        f"{vae} and {args.minutes:g} for each diffusion model, {args.num_images} images; {machine}; "
+        f"{date.today().isoformat()}.\n"
     )
     path.write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
