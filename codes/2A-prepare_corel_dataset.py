@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=UserWarning)
 
     from stepwise.data.corel import duplicates, examine, hold_out, survey, write_neutral_classes
-    from stepwise.data.prepared import write_folders, write_table
+    from stepwise.data.prepared import HELD_OUT, write_folders, write_table
 
     data_dir = resolve(args.base_dir, args.data_dir)
     output = resolve(args.base_dir, args.output_dir) / "corel"
@@ -61,6 +61,12 @@ def main(argv: list[str] | None = None) -> int:
     write_table(output / "duplicates.csv", ("file", "same_as"), twins)
     note = write_neutral_classes(found) if found.needs_classes_file else ""
     held = hold_out(pictures, args.holdout, args.seed)
+    if args.holdout and not held:
+        raise UserError(
+            f"--holdout {args.holdout:g} holds nothing out: no class has two photos of its own that differ.\n"
+            "Add photos, or leave --holdout out."
+        )
+    held_before = (output / HELD_OUT).is_dir()
     replaced = write_folders(output, pictures, held, found.class_names, args.num_workers, stop_signal.check)
 
     print_summary(pictures, held, found.class_names)
@@ -68,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     if not args.no_visualize:
         shown = [picture for picture in pictures if picture.name not in held]
         print(f"Samples:     {draw_samples(writable_folder(figs_dir) / FIGURE, output, shown, found.class_names)}")
+    if held_before and not held:
+        print(f"Held out:    none any more: {HELD_OUT} is gone, its images are trained on (--holdout keeps them apart)")
     if replaced:
         print(f"Replaced:    {replaced} images of an earlier preparation were removed")
     print(f"Prepared in: {output}")

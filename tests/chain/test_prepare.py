@@ -118,7 +118,7 @@ def test_holdout_is_stratified_disjoint_and_cleaned_up(base: Path) -> None:
     assert held < names_in(root / "corel_heldout")
     assert not names_in(root / "corel_heldout") & names_in(root / "corel_all")
     (root / "corel_all" / "notes.txt").write_text("mine")
-    prepare(base)
+    assert "corel_heldout is gone" in prepare(base)
     assert not (root / "corel_heldout").exists()
     assert len(names_in(root / "corel_all")) == 16 and (root / "corel_all" / "notes.txt").exists()
 
@@ -349,6 +349,44 @@ def test_subfolders_with_numbers_keep_them(tmp_path: Path) -> None:
         "0003_0001.png": "a photo of a cake",
         "0007_0001.png": "a photo of a sunset",
     }
+
+
+def test_subfolders_that_are_numbers_keep_them(tmp_path: Path) -> None:
+    """In the order of text, 10 would come before 2."""
+    for number in (1, 2, 10):
+        draw(tmp_path / f"data/corel/{number}/a.png", number)
+    (tmp_path / "data/corel/classes.txt").write_text("2 cake\n")
+    prepare(tmp_path)
+    assert captions(prepared(tmp_path) / "corel_all") == {
+        "0001_a.png": "a photo of a 1",
+        "0002_a.png": "a photo of a cake",
+        "0010_a.png": "a photo of a 10",
+    }
+    draw(tmp_path / "data/corel/02/a.png", 4)  # the number 2 twice: the order decides for all
+    (tmp_path / "data/corel/classes.txt").unlink()
+    prepare(tmp_path)
+    assert captions(prepared(tmp_path) / "corel_all")["0001_a.png"] == "a photo of a 02"
+
+
+def test_what_2a_wrote_is_read_with_its_names_or_refused(base: Path) -> None:
+    prepare(base)
+    said = prepare(base, "--data-dir", "training_data/corel", "--output-dir", "other", fails=True)
+    assert "is what 2A writes" in said
+    prepare(base, "--data-dir", "training_data/corel/corel_all", "--output-dir", "other")
+    assert captions(base / "other/corel/corel_all") == captions(prepared(base) / "corel_all")
+    assert not (prepared(base) / "corel_all/classes.txt").exists()
+    (base / "data/corel/classes.txt").unlink()
+    (base / "data/corel/captions.json").write_text('["somebody\'s own"]')
+    prepare(base)
+    assert "1 class_0001" in (base / "data/corel/classes.txt").read_text()
+
+
+def test_nothing_to_hold_out_is_said(tmp_path: Path) -> None:
+    for number in (1, 2):
+        draw(tmp_path / f"data/corel/{number:04d}_0001.png", number)
+    assert "--holdout 0.2 holds nothing out" in prepare(tmp_path, "--holdout", "0.2", fails=True)
+    assert not (prepared(tmp_path) / "corel_all").exists()
+    prepare(tmp_path)
 
 
 def test_own_photos_are_one_class(tmp_path: Path) -> None:

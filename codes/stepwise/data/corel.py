@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stepwise.data.folders import CLASS_NUMBER, list_entries, no_images, split
+from stepwise.data.folders import (
+    CAPTION_START,
+    CLASS_NUMBER,
+    list_entries,
+    no_images,
+    prepared_twice,
+    read_captions,
+    split,
+)
 from stepwise.data.threads import in_threads
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode_with_form, is_image_name, is_unread_name
@@ -24,7 +32,7 @@ CLASSES = "classes.txt"
 MAX_CLASSES = 9999
 MAX_NAME_BYTES = 200  # room below the file systems' 255 for a temporary file's name
 _CLASS_LINE = re.compile(r"([0-9]{1,4})\s+(\S.*)")
-_NUMBERED_FOLDER = re.compile(r"class_([0-9]{4})")
+_NUMBERED_FOLDER = re.compile(r"(?:class_)?([0-9]{1,4})")
 _NOT_PORTABLE = re.compile(r'[\x00-\x1f\x7f\\/:*?"<>|\ud800-\udfff]|\.\.|\.$')
 
 
@@ -91,6 +99,8 @@ def survey(folder: Path) -> Survey:
 
 def _survey_flat(folder: Path, images: list[Path]) -> Survey:
     class_names = read_classes(folder / CLASSES)
+    if class_names is None:
+        class_names = _names_in_captions(folder)
     numbers = [CLASS_NUMBER.fullmatch(path.name) for path in images]
     if not any(numbers):
         pictures = [Picture(path, _relative(path, folder), 1) for path in images]
@@ -106,11 +116,27 @@ def _survey_flat(folder: Path, images: list[Path]) -> Survey:
     return found
 
 
+def _names_in_captions(folder: Path) -> dict[int, str] | None:
+    """Class number -> name of a folder that 2A wrote, as corel_all; None if it did not."""
+    try:
+        captions = read_captions(folder)
+    except UserError:  # somebody's own file of that name
+        return None
+    named = {(number[1], text) for file, text in captions.items() if (number := CLASS_NUMBER.fullmatch(file))}
+    numbers, texts = {int(number) for number, _ in named}, {text for _, text in named}
+    ours = all(text.startswith(CAPTION_START) and text != CAPTION_START for text in texts)
+    if not ours or not len(named) == len(numbers) == len(texts):  # one caption a class, and none of two classes
+        return None
+    return {int(number): text.removeprefix(CAPTION_START).strip() for number, text in named} or None
+
+
 def _survey_subfolders(folder: Path, inside: dict[Path, list[Path]]) -> Survey:
     if len(inside) > MAX_CLASSES:
         raise UserError(f"{folder} holds {len(inside)} sub-folders with images.\nAt most {MAX_CLASSES} classes work.")
+    if prepared_twice({entry.name for entry in inside}):
+        raise UserError(f"{folder} is what 2A writes, not what it reads.\nGive the photos it was prepared from.")
     own_numbers = [_NUMBERED_FOLDER.fullmatch(entry.name) for entry in inside]
-    numbered = all(own_numbers)
+    numbered = len({int(match[1]) for match in own_numbers if match}) == len(inside)
     given_names = (read_classes(folder / CLASSES) or {}) if numbered else {}
     found = Survey(folder, [], {}, [])
     for position, (entry, match) in enumerate(zip(inside, own_numbers, strict=True), start=1):

@@ -107,12 +107,17 @@ def _labels_from_subfolders(folder: Path) -> tuple[list[Path], list[str]]:
             labels += [entry.name] * len(inside)
     if not images:
         raise no_images(folder)
-    if ALL in labels and any(label.startswith(CLASS_PREFIX) for label in labels):
+    if prepared_twice(set(labels)):
         raise UserError(
             f"{folder} is what 2A writes: every image lies both in {ALL} and in the folder of its class.\n"
             f"Give {folder / ALL} for all classes, or one of the class folders."
         )
     return images, labels
+
+
+def prepared_twice(folders: set[str]) -> bool:
+    """Whether these are the folders that 2A writes, in which every image lies twice."""
+    return ALL in folders and any(folder.startswith(CLASS_PREFIX) for folder in folders)
 
 
 def _images_in(folder: Path) -> list[Path]:
