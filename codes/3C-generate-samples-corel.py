@@ -103,9 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from stepwise.data.image_sets import IMAGES
     from stepwise.foundation import devices
-    from stepwise.foundation.images import grid, labelled_grid, save_png
+    from stepwise.foundation.images import IMAGES, grid, labelled_grid, save_png
     from stepwise.training import distributed
     from stepwise.training.generate import choose_options, generate, made_by, write_images
     from stepwise.training.pretrained import load_denoiser, load_vae

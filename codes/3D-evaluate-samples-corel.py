@@ -85,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
 
     device = devices.choose(args.device)
     print(devices.summary(device))
-    output = writable_folder(resolve(args.base_dir, args.output_dir))
+    output = resolve(args.base_dir, args.output_dir)
+    refuse_own_pictures(output, given)
+    writable_folder(output)
     classes, train_label = class_table(train_paths, train_names)
 
     folders, own = {}, vae_path  # without --vae-checkpoint each model draws with the autoencoder that it names
@@ -105,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     sets = [sources.read_folder(name, folder, classes, size) for name, folder in folders.items()]
     notes += sources.remarks(sets, (train, held_out), size)
     provenance = Provenance(train.paths, held_out.paths, cli.stop_signal.check)
-    notes = provenance.held_out_in_training() + notes
+    overlap = provenance.held_out_in_training()
+    notes = overlap + notes
     known = {candidate.name: provenance.of(candidate.name, candidate.models) for candidate in sets}
     notes += [note for knowledge in known.values() for note in knowledge.notes]
     vae = load_vae(vae_path, device) if vae_path else None
@@ -156,6 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         features=judge.features_line,
         notes=notes,
         seen={name: knowledge.held_out for name, knowledge in known.items()},
+        overlap=bool(overlap),
         reconstruction=decoded,
         reconstructed=pictures,
     )
@@ -175,13 +179,24 @@ def named_paths(args: argparse.Namespace) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in args.generated:
         name, path = split_name(text)
+        if resolve(args.base_dir, text).exists():  # a path that may have a = in it
+            name, path = Path(text).stem, text
         reserved = (TRAIN, HELD_OUT, COPIES, AUTOENCODER)
         if name in found or name in reserved or set(name) & set("/\\\0") or name.startswith("."):
             raise UserError(f"--generated: '{name}' cannot name a set (or stands twice).\nWrite OTHER_NAME={path}.")
         found[name] = resolve(args.base_dir, path)
         if not found[name].exists():
             raise UserError(f"--generated: {found[name]} does not exist.\nGenerate images with 3C first.")
+        if (model := found[name] / "best_model.pt").exists():
+            raise UserError(f"--generated: {found[name]} is a training run, not a folder of images.\nGive {model}.")
     return found
+
+
+def refuse_own_pictures(output: Path, given: dict[str, Path]) -> None:
+    """Raise UserError if a folder to judge holds the report: its figures would be judged too."""
+    for name, path in given.items():
+        if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"--output-dir {output} lies in the images of {name}.\nChoose one outside {path}.")
 
 
 def describe(args: argparse.Namespace, given: dict[str, Path], device_line: str) -> list[tuple[str, str]]:

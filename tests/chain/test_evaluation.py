@@ -215,6 +215,7 @@ def test_images_without_class_names_are_named_by_the_cnn(server: Server, real: P
     (own / "captions.json").unlink()
     document = report(evaluate(server, real, tmp_path / "out", "--generated", own), tmp_path / "out")
     assert "own: its images name no class" in notes(document)
+    assert "the CNN of the real photos named the classes of own" in document["conclusion"]
     assert document["sets"][0]["name"] == "own" and "cas" in document["sets"][0]["measures"]
 
 
@@ -235,6 +236,7 @@ def test_too_few_images_for_distances_are_noted(server: Server, real: Path, own:
     assert "own: Distances between sets need 8 images of each kind; there are 3, 10 to train and 10 held out." in notes(
         document
     )
+    assert "sets of own 3 images, the real ones of 10: FID" in notes(document)
     measures = set(document["sets"][0]["measures"])
     assert not measures & DISTANCES and {"cas", "memorized_pixel"} <= measures
     assert set(document["floor"]) >= DISTANCES
@@ -301,6 +303,11 @@ def test_wrong_paths_are_refused(server: Server, real: Path, own: Path, tmp_path
     refused("--generated", tmp_path / "empty", words=("No image in", "can be read"))
     (tmp_path / "file.pt").write_text("no checkpoint")
     refused("--generated", tmp_path / "file.pt", words=("file.pt",))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best_model.pt").write_text("a run")
+    refused("--generated", f"a={tmp_path / 'run'}", words=("training run", "run/best_model.pt"))
+    refused("--generated", own, "--output-dir", own / "out", words=("lies in the images of own", "Choose one outside"))
+    assert not (own / "out").exists()
     assert not (tmp_path / "out/report.html").exists()
 
 
@@ -325,9 +332,20 @@ def test_names_that_name_nothing_are_refused(tmp_path: Path, texts: list[str], w
 
 def test_names_are_those_given_or_the_end_of_the_path(tmp_path: Path) -> None:
     (tmp_path / "a=b").mkdir()
+    (tmp_path / "x" / "lr=1").mkdir(parents=True)
     named_paths = runpy.run_path(str(SCRIPTS["3D"]))["named_paths"]
     given = argparse.Namespace(base_dir=str(tmp_path), generated=["my set=a=b", str(tmp_path)])
     assert named_paths(given) == {"my set": tmp_path / "a=b", tmp_path.stem: tmp_path}
+    given.generated = ["x/lr=1"]
+    assert named_paths(given) == {"lr=1": tmp_path / "x/lr=1"}
+
+
+def test_figures_of_two_sets_never_share_a_file() -> None:
+    from stepwise.training.quality_report import _file_names
+
+    names = _file_names(["real", "猫", "犬", "a b", "A_b", "a_b_2"])
+    assert len({name.lower() for name in names.values()} | {"real"}) == 7
+    assert _file_names(["mine"]) == {"mine": "mine"}
 
 
 def test_one_class_is_judged_by_what_does_not_need_names(server: Server, real: Path, tmp_path: Path) -> None:
@@ -491,6 +509,10 @@ def test_comparison_of_one_class_or_of_nothing_is_refused(server: Server, tmp_pa
     more = ("--data-dir", "absent", "--output-dir", "other")
     done = server.run("comparison", *flags, *more, before=forked({}))
     failed(done, "absent does not exist", "Stopped in 2A")
+    done = server.run("comparison", *flags, "--output-dir", "other", before=forked({}))
+    failed(done, "at least two classes")  # not the flags of the mistyped start
+    assert (tmp_path / "other/steps.json").exists()
+    shutil.rmtree(tmp_path / "other")
     assert json.loads((tmp_path / "comparison/steps.json").read_text()) == ["2A"]
     assert not os.path.lexists(tmp_path / "other/steps.json")
 

@@ -118,10 +118,11 @@ def by_hand(queries, reference, leave_out_self):
 
 
 @pytest.mark.parametrize("leave_out_self", [False, True])
-def test_neighbours_are_those_of_a_loop(leave_out_self):
+def test_neighbours_are_those_of_a_loop(monkeypatch, leave_out_self):
     rng = np.random.default_rng(1)
     reference = rng.normal(size=(3, 9, 4))
     queries = reference[0] if leave_out_self else rng.normal(size=(7, 4))
+    monkeypatch.setattr(memorization, "AT_ONCE", 4)  # several parts, and a rest
     found = neighbours(queries, reference, leave_out_self=leave_out_self)
     wanted = by_hand(queries, reference, leave_out_self)
     assert found.nearest.tolist() == [row[0] for row in wanted]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from stepwise.evaluation.memorization import Neighbours
 from stepwise.training.candidates import Candidate
 from stepwise.training.provenance import ModelFile
 from stepwise.training.quality import Result
-from stepwise.training.quality_report import Findings, conclude, write_all
+from stepwise.training.quality_report import Findings, _copied, conclude, write_all
 
 EVIL = """<script>alert("1")</script> & 'x' "onload="y {{ title }} </style>"""
 
@@ -140,11 +141,11 @@ def image_set(name, count, label=None):
     return ImageSet(name, [Path(f"{i}.png") for i in range(count)], images, label, {16})
 
 
-def result(right):
+def result(right, copied=0.0):
     """What a set has whose network names `right` of the held-out images right."""
     right = np.array(right, dtype=float)
     near = Neighbours(np.zeros(6, int), np.full(6, 0.5), np.ones(6))
-    values = {"cas": measured(right.mean()), "cas_gain": measured(0.0), "memorized_pixel": measured(0.0)}
+    values = {"cas": measured(right.mean()), "cas_gain": measured(0.0), "memorized_pixel": measured(copied)}
     return Result(values, [], right, {"pixel": near})
 
 
@@ -155,7 +156,7 @@ def findings(**rights):
         candidates=[Candidate(name, image_set(name, 6), models, 2.0, 1_500_000) for name in sets],
         results=sets,
         floors=result([1] * 20),
-        copies=result([1] * 20),
+        copies=result([1] * 20, copied=1.0),
         train=image_set("train", 20),
         reference=image_set("train", 20),
         held_out=image_set("held", 20),
@@ -229,3 +230,15 @@ def test_every_file_is_written_also_for_evil_names(tmp_path):
     assert len(names) == 7 and all(re.fullmatch(r"[\w-]+\.png", name) for name in names)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == "set,measure,value,low,high,floor" and len(lines) == 1 + 4 * 3
+
+
+def test_copies_are_not_denied_where_the_test_is_blind() -> None:
+    """With near twins of each photo, even copies have two neighbours at the same distance."""
+    share = Measured(0.0, 0.0, 0.01)
+    found = SimpleNamespace(
+        results={"mine": SimpleNamespace(figures={"memorized_pixel": share})},
+        copies=SimpleNamespace(figures={"memorized_pixel": Measured(0.1, 0.05, 0.2)}),
+    )
+    assert "cannot be told here" in _copied(found, "mine") and "only 10%" in _copied(found, "mine")
+    found.copies.figures["memorized_pixel"] = Measured(1.0, 0.99, 1.0)
+    assert _copied(found, "mine") == " 0.0% of the images of mine are copies of training images by the pixel test."

@@ -11,10 +11,9 @@ from PIL import Image
 
 from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, no_images, read_captions
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import BadImage, decode, fit_square, is_image_name
+from stepwise.foundation.images import IMAGES, BadImage, decode, fit_square, is_image_name
 
 FOLDER_SUFFIX = "_individual"
-IMAGES = "images"  # the key under which 3C notes in a grid how many it shows
 # what every report has beside the generated sets, under these names
 TRAIN, HELD_OUT, COPIES = "real training images", "held-out real images", "noisy copies of training images"
 AUTOENCODER = "autoencoder"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+AT_ONCE = 256  # images whose distances are in memory together
 RATIO = 1 / 3
 NOISE_LEVELS = 6.0
 SHIFT = 1 / 32
@@ -49,14 +50,20 @@ def neighbours(vectors: np.ndarray, reference: np.ndarray, *, leave_out_self: bo
 
     With `leave_out_self`, vector i is training image i and its own variants do not count.
     """
-    queries = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
-    distance = torch.stack(
-        [torch.cdist(queries, _tensor(part), compute_mode="donot_use_mm_for_euclid_dist") for part in reference]
-    ).amin(dim=0)  # [N, M]
-    if leave_out_self:
-        distance.fill_diagonal_(torch.inf)
-    values, index = distance.topk(2, dim=1, largest=False)
-    return Neighbours(index[:, 0].numpy(), values[:, 0].numpy(), values[:, 1].numpy())
+    references = [_tensor(part) for part in reference]
+    found = []
+    for start in range(0, len(vectors), AT_ONCE):  # [N, M] distances of a large set would not fit into memory
+        queries = _tensor(vectors[start : start + AT_ONCE])
+        distance = torch.full((len(queries), reference.shape[1]), torch.inf)
+        for part in references:
+            torch.minimum(
+                distance, torch.cdist(queries, part, compute_mode="donot_use_mm_for_euclid_dist"), out=distance
+            )
+        if leave_out_self:
+            distance[torch.arange(len(queries)), torch.arange(start, start + len(queries))] = torch.inf
+        found.append(distance.topk(2, dim=1, largest=False))
+    values, index = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return Neighbours(index[:, 0], values[:, 0], values[:, 1])
 
 
 def authentic(found: Neighbours, training: Neighbours) -> np.ndarray:

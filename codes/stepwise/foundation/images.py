@@ -19,6 +19,7 @@ from stepwise.foundation.paths import write_atomically
 if TYPE_CHECKING:
     import torch
 
+IMAGES = "images"  # the key under which a PNG of several images tells how many it shows
 MAX_PIXELS = 89_478_485  # Pillow warns above this
 _SUFFIXES = {
     "PNG": (".png",),
@@ -262,6 +263,11 @@ def labelled_grid(rows: list[tuple[str, np.ndarray]], pad: int = 2) -> np.ndarra
 def _padded(images: np.ndarray, count: int) -> np.ndarray:
     blank = np.full((count - len(images), *images.shape[1:]), 255, dtype=np.uint8)
     return np.concatenate([images, blank])
+
+
+def save_grid(path: Path, images: np.ndarray, columns: int) -> None:
+    """Write uint8 [N, S, S, 3] as one picture that tells how many it shows, so that none takes it for an image."""
+    save_png(path, grid(images, columns), {IMAGES: str(len(images))})
 
 
 def save_png(path: str | Path, image: np.ndarray, metadata: dict[str, str] | None = None) -> None:

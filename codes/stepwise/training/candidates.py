@@ -124,6 +124,13 @@ def remarks(candidates: list[Candidate], real: tuple[ImageSet, ...], size: int) 
         for candidate in candidates
         if not candidate.images.labelled and len(np.unique(real[0].label)) > 1
     ]
+    counts = {candidate.name: min(len(candidate.images), len(real[0])) for candidate in candidates}
+    if min(counts.values()) < len(real[0]):
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        notes.append(
+            f"Compared as sets of {listed} images, the real ones of {len(real[0])}: FID, SWD, recall, coverage and CAS "
+            "favour the larger set. KID does not: compare by that, or draw more images."
+        )
     sizes = sorted(set().union(*(candidate.images.sizes for candidate in candidates)))
     if sizes != [size]:
         listed = ", ".join(map(str, sizes))

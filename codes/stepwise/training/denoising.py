@@ -12,7 +12,7 @@ from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.diffusion.objective import denoising_loss, predictor
 from stepwise.diffusion.samplers import dpmpp
 from stepwise.diffusion.schedule import Schedule
-from stepwise.foundation.images import grid, save_png, to_uint8
+from stepwise.foundation.images import save_grid, to_uint8
 from stepwise.foundation.paths import make_folder
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import noise_like, numpy_rng
@@ -98,7 +98,7 @@ class DenoiserMonitor:
 
         z = dpmpp(checked, x, self.schedule, min(PREVIEW_STEPS, self.schedule.timesteps), noise=None)
         images = to_uint8(self.vae.decode(self.statistics.restore(z)))
-        save_png(self.folder.path / "samples" / f"epoch_{epoch:04d}.png", grid(images, columns))
+        save_grid(self.folder.path / "samples" / f"epoch_{epoch:04d}.png", images, columns)
         curves(
             self.folder.path / "loss_history.png",
             rows,

@@ -23,6 +23,7 @@ from stepwise.training.quality import SPACES, Result
 
 COLUMNS = 8
 SUSPECTS = 8
+SURE_CONTROL = 0.9  # share of the noisy copies that the test must find before its word is taken
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Findings:
     features: str
     notes: list[str] = field(default_factory=list)
     seen: dict[str, int | None] = field(default_factory=dict)
+    overlap: bool = False  # held-out images lie in the training folder too
     reconstruction: Result | None = None
     reconstructed: np.ndarray | None = None
 
@@ -71,8 +73,7 @@ def conclude(found: Findings, seed: int) -> str:
     gain = best.figures["cas_gain"]
     verdict = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "neither clearly helps nor harms"
     text += f" Adding the images of {ranked[0]} to the real ones {verdict} ({gain.value:+.1%})."
-    copied = best.figures["memorized_pixel"].value
-    return text + f" {copied:.1%} of them are copies of training images by the pixel test." + _caution(found)
+    return text + _copied(found, ranked[0]) + _caution(found)
 
 
 def _without_cas(found: Findings) -> str:
@@ -85,23 +86,42 @@ def _without_cas(found: Findings) -> str:
             ranked = sorted(values, key=lambda name: values[name].value)
             each = (f"{name} {measure.text(values[name])} ({measure.interval(values[name])})" for name in ranked)
             text += f" {measure.title} to the {len(found.held_out)} held-out photos, lower is nearer: {', '.join(each)}"
-            copied = found.results[ranked[0]].figures["memorized_pixel"].value
-            text += f"; real training photos {floor}. {copied:.1%} of the images of {ranked[0]} are copies of training "
-            text += "images by the pixel test."
+            text += f"; real training photos {floor}." + _copied(found, ranked[0])
             break
     return text + _caution(found)
 
 
+def _copied(found: Findings, name: str) -> str:
+    """How many images of a set are copies, if the test finds those that are known to be copies."""
+    control = found.copies.figures["memorized_pixel"].value
+    if control < SURE_CONTROL:
+        return (
+            f" Whether images of {name} are copies cannot be told here: of noisy copies of training images the pixel "
+            f"test finds only {control:.0%}, as where each photo has near twins."
+        )
+    share = found.results[name].figures["memorized_pixel"].value
+    return f" {share:.1%} of the images of {name} are copies of training images by the pixel test."
+
+
 def _caution(found: Findings) -> str:
+    """What flatters, so that nobody reads the sentence without it."""
     flattered = [name for name in found.results if found.seen.get(name)]
-    if not flattered:
-        return ""
-    return f" Caution: {' and '.join(flattered)} had seen held-out photos in training, which flatters; see the notes."
+    named = [one.name for one in found.candidates if "cas" in found.results[one.name].figures]
+    unnamed = [one.name for one in found.candidates if one.name in named and not one.images.labelled]
+    reasons = []
+    if found.overlap:
+        reasons.append("held-out photos lie in the training folder, so no figure above is worth much")
+    if flattered:
+        reasons.append(f"{' and '.join(flattered)} had seen held-out photos in training, which flatters")
+    if unnamed:
+        reasons.append(f"the CNN of the real photos named the classes of {' and '.join(unnamed)}, which favours them")
+    return f" Caution: {'; '.join(reasons)}; see the notes." if reasons else ""
 
 
 def write_all(folder: Path, found: Findings, title: str, made: str, seed: int) -> dict[str, Any]:
     """Write every file into `folder`; returns what metrics.json holds."""
     conclusion = conclude(found, seed)
+    _remove_figures_of_before(folder)
     document = _document(found, title, made, conclusion)
     write_atomically(folder / "metrics.json", [(json.dumps(document, indent=2) + "\n").encode()])
     _write_csv(folder / "metrics.csv", found)
@@ -128,6 +148,17 @@ def write_all(folder: Path, found: Findings, title: str, made: str, seed: int) -
     }
     report.write(folder / "report.html", content)
     return document
+
+
+def _remove_figures_of_before(folder: Path) -> None:
+    """Those of the report that is replaced, whose sets may be gone."""
+    try:
+        names = [one["name"] for one in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["sets"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    of_sets = [f"{kind}_{name}" for name in _file_names(names).values() for kind in ("samples", "suspects")]
+    for name in (*of_sets, *(f"memorization_{space}" for space in SPACES), "reconstructions"):
+        (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
 
 
 def _about_real(found: Findings) -> str:
@@ -181,12 +212,13 @@ def _write_csv(path: Path, found: Findings) -> None:
 
 def _figures(folder: Path, found: Findings) -> dict[str, list[dict[str, str]]]:
     shown: dict[str, list[dict[str, str]]] = {"overview": [], "samples": [], "memorization": [], "reconstruction": []}
+    files = _file_names([candidate.name for candidate in found.candidates])
     rows = {name: result.figures for name, result in found.results.items()}
     path = folder / "comparison.png"
     figures.bars(path, ["cas", "cas_both", "kid", "swd", "coverage", "memorized_pixel"], rows, found.floors.figures)
     shown["overview"].append(report.figure(path, "The sets side by side; thin lines are 95 % intervals."))
     for candidate in found.candidates:
-        path = folder / f"samples_{_file_name(candidate.name)}.png"
+        path = folder / f"samples_{files[candidate.name]}.png"
         figures.sample_rows(path, candidate.images.images, candidate.images.label, found.class_names, COLUMNS)
         shown["samples"].append(report.figure(path, f"{candidate.name}: {candidate.about}; the first of each class."))
     path = folder / "samples_real.png"
@@ -200,7 +232,7 @@ def _figures(folder: Path, found: Findings) -> dict[str, list[dict[str, str]]]:
         caption = f"Nearest over second-nearest distance {SPACES[space]}; left of the line an image counts as a copy."
         shown["memorization"].append(report.figure(path, caption))
     for candidate in found.candidates:
-        path = folder / f"suspects_{_file_name(candidate.name)}.png"
+        path = folder / f"suspects_{files[candidate.name]}.png"
         nearest = found.results[candidate.name].neighbours["pixel"]
         worst = np.argsort(nearest.ratio)[:SUSPECTS]
         above, below = candidate.images.images[worst], found.reference.images[nearest.nearest[worst]]
@@ -237,5 +269,13 @@ def _reconstruction_line(found: Findings) -> str:
     return "On held-out images: " + ", ".join(parts) + "."
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name) or "set"
+def _file_names(names: list[str]) -> dict[str, str]:
+    """For each set a part of file names that no other set has, in any case of letters."""
+    taken, found = {"real"}, {}
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name) or "set"
+        found[name] = next(
+            word for word in (plain, *(f"{plain}_{i}" for i in range(2, len(names) + 2))) if word.lower() not in taken
+        )
+        taken.add(found[name].lower())
+    return found

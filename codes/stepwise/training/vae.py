@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stepwise.evaluation.reconstruction import psnr, ssim
 from stepwise.foundation.devices import Device
-from stepwise.foundation.images import grid, save_png, to_uint8
+from stepwise.foundation.images import save_grid, to_uint8
 from stepwise.foundation.paths import make_folder
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import noise_like
@@ -101,9 +101,9 @@ class VAEMonitor:
         x = to_device(self.val[spread], device)
         x_hat = net.decode(net.encode(x)[0])
         pairs = to_uint8(torch.cat([x, x_hat]))
-        save_png(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", grid(pairs, len(x)))
+        save_grid(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", pairs, len(x))
         samples = to_uint8(net.decode(self._gaussian_samples(2 * PICTURES)))
-        save_png(self.folder.path / "samples" / f"samples_epoch_{epoch:04d}.png", grid(samples, PICTURES))
+        save_grid(self.folder.path / "samples" / f"samples_epoch_{epoch:04d}.png", samples, PICTURES)
         curves(
             self.folder.path / "training_losses.png",
             rows,
