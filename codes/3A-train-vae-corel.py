@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--kl-warmup",
         type=cli.non_negative_int,
         default=150,
-        help="epochs until that weight is reached (without limit: of 300, as a share of the time)",
+        help="epochs until that weight is reached, at most half of the run (without --epochs: of 300)",
     )
     loss.add_argument(
         "--kl-target",
@@ -126,9 +126,6 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
     args.kl_target = KL_TARGET[args.latent] if args.kl_target is None else args.kl_target
     if args.adversarial_weight is None:
         args.adversarial_weight = ADVERSARIAL_WEIGHT * (args.latent == "grid" and args.image_size >= SMALLEST_JUDGED)
-    if args.adversarial_weight and args.compile == "on":
-        parser.error("--compile on needs --adversarial-weight 0: compiled, the weight of the judgement comes out wrong")
-    args.compile = "off" if args.adversarial_weight else args.compile
     args.epochs = args.epochs or (EPOCHS if args.max_minutes is None else None)
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
     return args
@@ -207,8 +204,11 @@ def main(argv: list[str] | None = None) -> int:
     compiled = compilation.choose(args.compile, state, device, epochs * order.per_epoch, args.max_minutes)
     args.compile = "on" if compiled else "off"
     seeds.seed_weights(args.seed)
+    net = autoencoder.build(config)
+    if compiled and args.adversarial_weight:
+        net.decoder.keep_last_layer_out()
     learner = Learner(
-        autoencoder.build(config),
+        net,
         config,
         device,
         lr=args.learning_rate,
@@ -241,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
         rate = learning_rate(args.lr_scheduler, clock.progress, args.learning_rate, 0.01 * args.learning_rate)
         rate *= warm_up(clock.step // args.grad_accum)
         learner.set_lr(rate)
-        kl_weight = args.kl_weight * ramp(clock.progress, args.kl_warmup / (args.epochs or EPOCHS))
+        kl_weight = args.kl_weight * ramp(clock.progress, min(0.5, args.kl_warmup / (args.epochs or EPOCHS)))
         shape = learner.net.latent_shape(args.image_size)
         eps = seeds.noise_like((order.size, *shape), args.seed, "posterior", clock.step)[rows].to(x.device)
         with device.autocast():

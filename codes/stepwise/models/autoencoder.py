@@ -82,6 +82,10 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
 
+def _call(layer: nn.Module, z: Tensor) -> Tensor:
+    return layer(z)
+
+
 class Decoder(nn.Module):
     """z: [B, in_channels, S/f, S/f] -> [B, 3, S, S], about [-1, 1] but not clamped."""
 
@@ -97,12 +101,17 @@ class Decoder(nn.Module):
         )
         self.conv_norm_out = GroupNorm(groups, reverse[-1], EPS)
         self.conv_out = nn.Conv2d(reverse[-1], 3, 3, padding=1)
+        self.draw = _call
 
     def forward(self, z: Tensor) -> Tensor:
         z = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             z = block(z)
-        return self.conv_out(F.silu(self.conv_norm_out(z)))
+        return self.draw(self.conv_out, F.silu(self.conv_norm_out(z)))
+
+    def keep_last_layer_out(self) -> None:
+        """Of the compiled graph, which is differentiated once only: losses/adversarial.py needs this layer apart."""
+        self.draw = torch.compiler.disable(_call)
 
 
 class GridAutoencoder(nn.Module):
