@@ -88,7 +88,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_compile_flag(train)
     stop = parser.add_argument_group("stopping")
     stop.add_argument(
-        "--early-stopping-patience", type=cli.non_negative_int, default=30, help="epochs without gain; 0: never"
+        "--early-stopping-patience",
+        type=cli.non_negative_int,
+        default=30,
+        help="epochs without gain, counted while the learning rate is low; 0: never",
     )
     stop.add_argument(
         "--early-stopping-delta", type=cli.non_negative_float, default=1e-5, help="smallest gain that counts"
@@ -116,6 +119,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.epochs = args.epochs or EPOCHS
     if args.lr and args.lr_min > args.lr:
         parser.error(f"--lr-min {args.lr_min:g} is above --lr {args.lr:g}")
+    if args.oscillation_window in (1, 2):
+        parser.error("--oscillation-window must be 3 at least to see ups and downs, or 0: never")
     if not args.class_conditional:
         args.label_dropout = 0.0
     return args
@@ -148,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.loop import NO_LIMIT, Clock, Plan, fit
     from stepwise.training.pretrained import load_vae, require_same_vae
     from stepwise.training.resume import find_state, require_same_images
-    from stepwise.training.schedules import Plateau, has_settled, learning_rate, warm_up
+    from stepwise.training.schedules import Plateau, has_settled, is_low, learning_rate, warm_up
     from stepwise.training.stopping import Stopper
 
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
@@ -262,6 +267,7 @@ def main(argv: list[str] | None = None) -> int:
             args.oscillation_window,
             args.oscillation_threshold,
         ),
+        is_low=lambda progress: is_low(args.lr_scheduler, progress),
         has_settled=lambda progress: plateau.has_settled or has_settled(args.lr_scheduler, progress),
         world=world,
         on_validation=plateau.observe if args.lr_scheduler == "plateau" else lambda value: None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import textwrap
 import time
 from pathlib import Path
 
@@ -69,13 +70,20 @@ def test_kill_storm(server: Server, tmp_path: Path, rounds: int) -> None:
 
 @pytest.mark.parametrize(
     ("script", "name", "code"),
-    [("3A", "SIGTERM", 143), ("3A", "SIGUSR1", 0), ("3B", "SIGINT", 130), ("3B", "SIGTERM", 143)],
+    [
+        ("3A", "SIGTERM", 143),
+        ("3A", "SIGUSR1", 0),
+        ("3B", "SIGINT", 130),
+        ("3B", "SIGTERM", 143),
+        ("3B", "SIGHUP", 129),
+    ],
 )
 def test_stop_signal_saves_and_resumes_alike(
     server: Server, images: Path, vae: Path, calm: dict[str, Path], tmp_path: Path, script: str, name: str, code: int
 ) -> None:
     flags = flags_of(script, images, vae, tmp_path / "run")
-    stopped = server.run(script, *flags, before=SIGNAL_AT_STEP.format(at=5, name=name))
+    heard = f"import signal\nsignal.signal(signal.{name}, signal.SIG_DFL)\n"  # also where nohup started the tests
+    stopped = server.run(script, *flags, before=heard + SIGNAL_AT_STEP.format(at=5, name=name))
     assert stopped.code == code, stopped.out + stopped.err
     assert "Traceback" not in stopped.err
     assert checkpoints.load(tmp_path / "run/last.pt")["progress"]["step"] == 5
@@ -87,6 +95,48 @@ def test_stop_signal_saves_and_resumes_alike(
     assert resumed.code == 0, resumed.err
     assert "5 steps" in resumed.out
     assert differences(calm[script], tmp_path / "run") == []
+
+
+def test_what_nohup_started_goes_on_when_the_terminal_is_gone(
+    server: Server, images: Path, vae: Path, tmp_path: Path
+) -> None:
+    deaf = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    flags = flags_of("3B", images, vae, tmp_path / "run")
+    done = server.run("3B", *flags, before=deaf + SIGNAL_AT_STEP.format(at=5, name="SIGHUP"))
+    assert done.code == 0 and (tmp_path / "run/summary.json").exists(), done.err
+
+
+def test_a_stop_signal_saves_where_nobody_reads_the_output_any_more(
+    server: Server, images: Path, vae: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C ends `| tee log` too: from then on every write to the screen fails."""
+    nobody = """
+import os
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+os.dup2(writer, 2)
+"""
+    before = SIGNAL_AT_STEP.format(at=5, name="SIGINT")
+    before = before.replace("        os.kill", textwrap.indent(nobody, "        ") + "        os.kill")
+    flags = flags_of("3B", images, vae, tmp_path / "run")
+    assert server.run("3B", *flags, before=before).code == 130
+    assert checkpoints.load(tmp_path / "run/last.pt")["progress"]["step"] == 5
+
+
+def test_a_run_without_time_to_train_says_so(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
+    slow = """
+import time
+import stepwise.training.encoding as encoding
+encode = encoding.encode_folder
+def slowly(*given):
+    time.sleep(3)
+    return encode(*given)
+encoding.encode_folder = slowly
+"""
+    flags = [*flags_of("3B", images, vae, tmp_path / "run")[:-2], "--max-minutes", 0.04]
+    done = server.run("3B", *flags, before=slow)
+    assert done.code == 0 and "minutes went into reading" in done.out and "--max-minutes" in done.out, done.out
 
 
 def test_a_run_with_a_discriminator_resumes_alike(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:

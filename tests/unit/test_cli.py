@@ -133,6 +133,12 @@ def test_bad_flags(parser, capsys, flags: list[str], says: str) -> None:
     assert says in refused(parser, capsys, *flags)
 
 
+@pytest.mark.parametrize(("flag", "meant"), [("--seeds", "--seed"), ("--base_dir=x", "--base-dir"), ("--xyz", None)])
+def test_a_mistyped_flag_gets_a_hint(parser, capsys, flag: str, meant: str | None) -> None:
+    said = refused(parser, capsys, "--data-dir", "d", flag)
+    assert (f"did you mean {meant}?" in said) if meant else "mean" not in said
+
+
 def test_fraction_is_below_one(parser, capsys) -> None:
     parser.add_argument("--share", type=cli.fraction)
     assert cli.parse(parser, ["--data-dir", "d", "--share", "0"]).share == 0
@@ -242,6 +248,13 @@ def test_full_disk_and_signals(handlers, capsys) -> None:
         assert code == expected
         assert name in out
         assert err == ""
+
+
+def test_a_missing_package_is_named(handlers, capsys) -> None:
+    code, _, err = ending(ModuleNotFoundError("No module named 'cv2'", name="cv2"), capsys)
+    assert code == 2 and "cv2 is not installed" in err and "requirements.txt" in err
+    with pytest.raises(ModuleNotFoundError):
+        cli.run_script(lambda: __import__("stepwise.absent"))
 
 
 def test_bugs_keep_their_traceback(handlers) -> None:

@@ -96,6 +96,19 @@ def test_state_in_the_middle_of_an_accumulation_is_restored() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_stepped_as_this_one_does() -> None:
+    """Apple's GPU saves "fused": False, with which AdamW does not know what `looks_always` False hands it."""
+    other, here = learner(waits=False), learner(waits=False)
+    step(other)
+    state = copy.deepcopy(other.state())
+    state["optimizer"]["param_groups"][0]["fused"] = False
+    here.load(state)
+    assert here.optimizer.param_groups[0]["fused"]
+    step(here)
+    step(other)
+    assert all(torch.equal(a, b) for a, b in zip(weights(here), weights(other), strict=True))
+
+
 def test_compiled_or_not_the_state_has_the_same_names() -> None:
     made = learner(True, compile=True)  # nothing is compiled before the first call
     assert made.train_net is not made.net

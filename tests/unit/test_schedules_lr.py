@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from stepwise.training.schedules import WARMUP_STEPS, Plateau, has_settled, learning_rate, ramp, warm_up
+from stepwise.training.schedules import WARMUP_STEPS, Plateau, has_settled, is_low, learning_rate, ramp, warm_up
 
 PEAK, LOWEST = 1e-3, 1e-5
 
@@ -50,6 +50,13 @@ def test_settled_is_the_end_of_the_last_wave(kind):
     start = settled.index(True)
     assert all(settled[start:]) and not any(settled[:start])  # not at the ends of the waves before
     assert learning_rate(kind, start / 1000, PEAK, 0.0) == pytest.approx(PEAK / 10, rel=0.02)
+
+
+def test_low_is_the_second_half_of_each_wave():
+    low = [is_low("cosine_warm_restarts", i / 1400) for i in range(1401)]
+    turns = [i for i in range(1, 1401) if low[i] != low[i - 1]]
+    assert not low[0] and turns == pytest.approx([100, 201, 400, 601, 1000], abs=1)
+    assert is_low("none", 0.0) and is_low("plateau", 0.0)
 
 
 def test_a_rate_that_never_falls_has_settled():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stepwise.foundation.errors import UserError
+from stepwise.training import state
 from stepwise.training.distributed import ALONE
-from stepwise.training.state import Clock, RunState
+from stepwise.training.state import METRICS_SHARE, OUTPUTS_FREE_S, OUTPUTS_SHARE, Clock, RunState
 
 
 def test_reading_encoding_and_compiling_are_no_training() -> None:
@@ -40,6 +42,33 @@ def test_reading_encoding_and_compiling_are_no_training() -> None:
 def test_a_time_that_was_over_before_training_is_over() -> None:
     clock = Clock(10**9, 1, 10.0, seconds=12.0)
     assert clock.progress == 1.0 and not clock.out_of_time, "one step is done all the same"
+
+
+def test_pictures_and_numbered_checkpoints_take_a_small_share_of_a_run() -> None:
+    run = run_of(False)
+    run.clock.started = time.monotonic()
+    run.output_seconds = OUTPUTS_FREE_S
+    assert run.outputs_are_affordable
+    run.output_seconds += 3
+    assert not run.outputs_are_affordable
+    run.clock.started -= 3 / OUTPUTS_SHARE
+    assert run.outputs_are_affordable
+
+
+def test_metrics_are_not_written_anew_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, now = run_of(False), [100.0]
+    written = []
+
+    def write(rows: list) -> None:
+        now[0] += 1.0  # so long it takes
+        written.append(now[0])
+
+    run.folder.write_metrics = write
+    monkeypatch.setattr(state, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for _ in range(100):
+        run.refresh_metrics()
+        now[0] += 1.0
+    assert len(written) == 2 and written[1] - written[0] == pytest.approx(1 / METRICS_SHARE, abs=3)
 
 
 def run_of(newest_is_best: bool, documents: list[dict] | None = None) -> RunState:

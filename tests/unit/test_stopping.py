@@ -63,6 +63,14 @@ def test_going_up_and_down_is_no_reason_before_the_run_has_settled():
     assert any(patient.observe(value, settled=False) for value in [1.0, 2.0, 2.0, 2.0])
 
 
+def test_patience_does_not_count_while_the_rate_is_high():
+    """After a warm restart the loss is worse than at the end of the wave before."""
+    stopper = Stopper(patience=3)
+    assert not any(stopper.observe(value) for value in [1.0, 2.0, 2.0])
+    assert not any(stopper.observe(2.0, low=False) for _ in range(10))
+    assert [bool(stopper.observe(2.0)) for _ in range(3)] == [False, False, True]
+
+
 def test_noise_around_a_level_stops():
     values = 1 + 0.01 * np.random.default_rng(0).standard_normal(200)
     assert "oscillation" in stops_at(Stopper(window=10, threshold=0.1), values.tolist())[1]

@@ -120,6 +120,6 @@ def room_for_images(num_workers: int) -> int:
 
 def ignore_stop_signals(worker: int) -> None:
     """A Ctrl-C reaches the whole process group; the workers leave the stopping to the main process."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -6,13 +6,16 @@ Nothing here imports torch, so `--help` and a mistyped flag answer at once.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -46,6 +49,9 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        mistyped = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        near = difflib.get_close_matches(mistyped[1], self._option_string_actions, n=1) if mistyped else []
+        message += f"; did you mean {near[0]}?" if near else ""
         sys.stderr.write(f"error: {message}\nSee every flag with: python {sys.argv[0]} --help\n")
         raise SystemExit(2)
 
@@ -94,7 +100,10 @@ def parse(parser: Parser, argv: list[str] | None = None) -> argparse.Namespace:
     finder.add_argument("--config")
     finder.error = parser.error  # type: ignore[method-assign]
     config = finder.parse_known_args(argv)[0].config
-    return parser.parse_args((config_flags(parser, Path(config)) if config else []) + argv)
+    args = parser.parse_args((config_flags(parser, Path(config)) if config else []) + argv)
+    if getattr(args, "resume", None) == "auto" and args.overwrite:
+        parser.error("--resume auto continues the run in --output-dir, --overwrite replaces it: give one of them")
+    return args
 
 
 def positive_int(text: str) -> int:
@@ -147,11 +156,12 @@ class StopSignal:
     """The last stop signal received: set by the handler, raised as Interrupted by `check`.
 
     Handlers only take a note, so that no save is ever cut in half; long work calls `check` at
-    its safe points. A second Ctrl-C ends at once. Where several processes train together, they can
-    only stop `together`: `check` then does nothing, and `stop_on` is told what they agreed upon.
+    its safe points. A second Ctrl-C ends at once. What nohup started stays deaf to SIGHUP. Where
+    several processes train together, they can only stop `together`: `check` then does nothing, and
+    `stop_on` is told what they agreed upon.
     """
 
-    codes: ClassVar = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0}
+    codes: ClassVar = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0, "SIGHUP": 129}
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -159,7 +169,7 @@ class StopSignal:
 
     def install(self) -> None:
         for name in self.codes:
-            if hasattr(signal, name):
+            if hasattr(signal, name) and not (name == "SIGHUP" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN):
                 signal.signal(getattr(signal, name), self._note)
 
     def _note(self, number: int, frame: object) -> None:
@@ -168,7 +178,8 @@ class StopSignal:
             raise KeyboardInterrupt
         self.name = name
         # not through sys.stderr, which may be in the middle of a write when the signal comes
-        os.write(2, f"\n{name} received: stopping at the next safe point.\n".encode())
+        with suppress(OSError):  # whoever read it may have ended by the same signal, as `| tee` does
+            os.write(2, f"\n{name} received: stopping at the next safe point.\n".encode())
 
     @property
     def number(self) -> int:
@@ -202,8 +213,16 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         code = stop.exit_code
     except KeyboardInterrupt:
         code = 130
+    except ModuleNotFoundError as error:
+        if (error.name or "stepwise").startswith("stepwise"):
+            raise
+        code = _fail(f"The package {error.name} is not installed.\nRun: pip install -r requirements.txt")
     except MemoryError:
         code = _fail(OUT_OF_MEMORY_ADVICE)
+    except BrokenPipeError:
+        if not _flush_output():
+            raise
+        code = stop_signal.codes.get(stop_signal.name, 141)  # nobody reads any more: `| head`, say
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -215,7 +234,23 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             code = _fail(OUT_OF_MEMORY_ADVICE)
         else:
             raise
+    _flush_output()
     sys.exit(code)
+
+
+def _flush_output() -> bool:
+    """Write out what waits, and nothing later, when an output that is gone would change the exit code.
+
+    Returns whether one is gone.
+    """
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            gone = True
+    return gone
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -227,6 +262,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _fail(message: str) -> int:
-    sys.stdout.flush()
-    sys.stderr.write(f"error: {message}\n")
+    _flush_output()
+    with suppress(OSError):
+        sys.stderr.write(f"error: {message}\n")
     return 2

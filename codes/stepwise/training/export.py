@@ -6,7 +6,6 @@ The networks are block for block those of diffusers, so only the configs have to
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,8 @@ def to_diffusers(folder: Path, vae: FrozenVAE, model: TrainedDenoiser) -> None:
         weights = {key: tensor.cpu() for key, tensor in net.state_dict().items()}
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("augment_embedding.")}
         _write_model(folder / name, _unet_config(model), weights)
-    if model.guide is None and (folder / "guide").exists():
-        shutil.rmtree(folder / "guide")  # of a model that was exported here before
+    if model.guide is None:
+        _remove_model(folder / "guide")  # of a model that was exported here before
     options = choose_options(model, "ddim", None, 0.0, None)  # what 3C does unless told otherwise
     guided = options.guidance != 1
     _write_json(make_folder(folder / "scheduler") / "scheduler_config.json", _scheduler_config(model))
@@ -148,6 +147,13 @@ def _scheduler_config(model: TrainedDenoiser) -> dict[str, Any]:
         "set_alpha_to_one": True,
         "timestep_spacing": "trailing",
     }
+
+
+def _remove_model(folder: Path) -> None:
+    for name in ("config.json", WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _write_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:

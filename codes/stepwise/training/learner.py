@@ -153,7 +153,9 @@ class Learner:
         self.net.load_state_dict(state["weights"])
         if self.ema_net is not None:
             self.ema_net.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        fused = {"fused": self.optimizer.defaults["fused"]}  # of this device, not of the one that saved it
+        groups = [{**group, **fused} for group in state["optimizer"]["param_groups"]]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         if state["scaler"]:  # empty where the checkpoint comes from a device without loss scaling
             self.scaler.load_state_dict(state["scaler"])
         for name, parameter in self.net.named_parameters():

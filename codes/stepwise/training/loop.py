@@ -2,14 +2,16 @@
 
 It never calls backward: the script's `step` does, through its Learner. All randomness is derived
 from (seed, step) or (seed, epoch), so a run that was killed anywhere and resumed from last.pt ends
-in the same bits as one that was not (on a CPU with the same number of threads).
+in the same bits as one that was not (on a CPU with the same number of threads; with --max-minutes
+the clock takes part, and no two runs are alike).
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import torch
@@ -57,7 +59,7 @@ def fit(
         if run.rows and run.clock.batch == 0:  # a kill may have come between a checkpoint and the epoch's pictures
             run.save()
             _write_outputs(run, plan)
-        with _bar(plan, run.clock) as bar:
+        with closing(_bar(plan, run.clock)) as bar:
             _train(run, plan, step, bar)
         _finish(run, plan)
         plan.world.leave()
@@ -66,7 +68,9 @@ def fit(
         run.save()
         folder.write_metrics(run.rows)
         plan.world.leave()  # when process 0 has saved: torchrun ends all when one ends
-        print(f"{stop.signal_name}: saved {folder.path / 'last.pt'}. Continue with the same command and --resume auto.")
+        with suppress(OSError):
+            said = "Continue with the same command and --resume auto."
+            print(f"{stop.signal_name}: saved {folder.path / 'last.pt'}. {said}", flush=True)
         return stop.exit_code
     finally:
         folder.close()
@@ -108,10 +112,13 @@ def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable,
 
 
 def _after_epoch(run: RunState, plan: Plan) -> None:
-    run.folder.write_metrics(run.rows)
-    if run.clock.epoch % plan.checkpoint_every == 0 or run.save_is_due:
+    run.refresh_metrics()
+    began, affordable = time.monotonic(), run.outputs_are_affordable
+    if run.save_is_due or (affordable and run.clock.epoch % plan.checkpoint_every == 0):
         run.save()
-    _write_outputs(run, plan)
+    if affordable:
+        _write_outputs(run, plan)
+    run.output_seconds += time.monotonic() - began
     run.agree()
 
 
@@ -123,6 +130,7 @@ def _write_outputs(run: RunState, plan: Plan) -> None:
         run.save_numbered()
     if run.clock.epoch % plan.preview_every == 0:
         plan.preview(run.clock.epoch, run.rows)
+        run.previewed = run.clock.epoch
 
 
 def _finish(run: RunState, plan: Plan) -> None:
@@ -133,7 +141,7 @@ def _finish(run: RunState, plan: Plan) -> None:
     run.replace_lost_best()
     run.save()
     run.folder.write_metrics(run.rows)
-    if run.clock.epoch % plan.preview_every and plan.world.is_main:
+    if run.previewed != run.clock.epoch and plan.world.is_main:
         plan.preview(run.clock.epoch, run.rows)
     if not run.best["epoch"]:
         raise UserError(
@@ -144,6 +152,11 @@ def _finish(run: RunState, plan: Plan) -> None:
     summary = {"stop_reason": reason, "minutes": round(minutes, 2), "epochs": run.clock.epoch, "best": run.best}
     parameters = sum(p.numel() for learner in run.learners.values() for p in learner.net.parameters())
     run.folder.write_summary({**summary, "peak_memory_mib": peak_memory_mib(), "parameters": parameters})
+    if run.clock.max_seconds and run.clock.idle > run.clock.max_seconds / 2:
+        print(
+            f"Warning: {run.clock.idle / 60:.1f} of the {plan.max_minutes:g} minutes went into reading, encoding and "
+            "compiling. Give --resume auto and more --max-minutes: what was encoded is kept."
+        )
     print(f"Stopped: {reason}. {run.clock.epoch} epochs, {minutes:.1f} minutes, peak memory {peak_memory_mib()} MiB.")
     best = run.folder.path / "best_model.pt"
     kept = "Newest, as a discriminator trains beside it" if plan.newest_is_best() else "Best"
@@ -152,14 +165,26 @@ def _finish(run: RunState, plan: Plan) -> None:
         print(f"\nNext: {plan.next_command}")
 
 
+class _Bar(tqdm):
+    """Goes on where nobody reads any more: a run whose terminal is gone is still to be saved."""
+
+    def display(self, *args: Any, **kwargs: Any) -> Any:
+        with suppress(OSError):
+            return super().display(*args, **kwargs)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 def _bar(plan: Plan, clock: Clock) -> tqdm:
     """Counts steps or, with --max-minutes, seconds: whichever tells when the run will end."""
     interval = bar_interval()
     shared = {"desc": "training", "mininterval": interval, "disable": not plan.world.is_main}
     if clock.max_seconds:
         shown = "{l_bar}{bar}| {n_fmt} of {total_fmt} s{postfix}"  # what is left can be read off
-        return tqdm(total=round(clock.max_seconds), initial=_seconds(clock), bar_format=shown, **shared)
-    return tqdm(total=plan.epochs * plan.batches_per_epoch, initial=clock.step, unit="step", **shared)
+        return _Bar(total=round(clock.max_seconds), initial=_seconds(clock), bar_format=shown, **shared)
+    return _Bar(total=plan.epochs * plan.batches_per_epoch, initial=clock.step, unit="step", **shared)
 
 
 def _advance(bar: tqdm, clock: Clock) -> None:

@@ -98,30 +98,30 @@ def _newest(folder: RunFolder) -> dict[str, Any] | None:
     return None
 
 
-def best_fits(folder: RunFolder, best: dict[str, Any], later_than: float) -> bool:
-    """Whether best_model.pt is intact and of this run: `best` itself, or of an epoch `later_than` this one.
+def best_of(folder: RunFolder, best: dict[str, Any], later_than: float) -> dict[str, Any] | None:
+    """What best_model.pt is the best of, if it is intact and of this run: `best`, or of an epoch `later_than` this one.
 
-    Later, because a kill can come between best_model.pt and last.pt; the repeated epochs then write
-    the same file again. Otherwise the user is told that the next validation writes it anew; what is intact is
-    set aside.
+    Later, because a kill can come between best_model.pt and last.pt. Otherwise None, and the user is told that the
+    next validation writes it anew; what is intact is set aside.
     """
     path = folder.path / "best_model.pt"
     try:
         found = load(path)["best"]
         if found == best or found["epoch"] > later_than:
-            return True
+            return found
         print(f"Warning: {path} is not of the checkpoint to resume; the next validation writes it anew.")
         folder.set_best_aside()
     except FileNotFoundError:
         print(f"Warning: {path} is gone; the next validation writes it anew.")
     except BadCheckpoint as error:
         print(f"Warning: {error.args[0].splitlines()[0]} The next validation writes it anew.")
-    return False
+    return None
 
 
 def _require_same_flags(before: dict[str, Any], args: argparse.Namespace, fixed: tuple[str, ...]) -> None:
     now = vars(args)
-    differ = [name for name in fixed if name in before and before[name] != now[name]]
+    # None is a default that was settled later; whether two of them are the same, the network's config tells
+    differ = [name for name in fixed if None not in (before.get(name), now[name]) and before[name] != now[name]]
     if differ:
         flags = ", ".join(f"--{name.replace('_', '-')} {before[name]} (now {now[name]})" for name in differ)
         raise UserError(

@@ -39,6 +39,11 @@ def has_settled(kind: str, progress: float) -> bool:
     return progress > 0.5 and learning_rate(kind, progress, 1.0, 0.0) <= SETTLED  # past 0.5 all are in the last wave
 
 
+def is_low(kind: str, progress: float) -> bool:
+    """Whether the learning rate is in the lower half of its course, or has none."""
+    return kind in ("none", "plateau") or learning_rate(kind, progress, 1.0, 0.0) <= 0.5
+
+
 def warm_up(step: int) -> float:
     """A factor that grows linearly to 1 over the first WARMUP_STEPS steps."""
     return min(1.0, (step + 1) / WARMUP_STEPS)

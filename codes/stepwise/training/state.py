@@ -20,10 +20,12 @@ from stepwise.foundation.runs import RunFolder
 from stepwise.training.cli import stop_signal
 from stepwise.training.distributed import ALONE, World
 from stepwise.training.learner import Learner
-from stepwise.training.resume import best_fits
+from stepwise.training.resume import best_of
 from stepwise.training.stopping import Stopper
 
 SAVE_EVERY_S = 120.0
+OUTPUTS_SHARE, OUTPUTS_FREE_S = 0.05, 10.0  # of the time of a run, for pictures and numbered checkpoints
+METRICS_SHARE = 0.02  # of it for metrics.csv, which is written whole
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Plan:
     batches(epoch, batch) yields batches from that position on, epoch after epoch.
     validate() returns named values, `monitor` among them (lower is better).
     preview(epoch, rows) writes pictures and plots; document() gives what a checkpoint must hold
-    beside the learners. has_settled(progress): see Stopper. newest_is_best(): from now on `monitor`
+    beside the learners. has_settled(progress), is_low(progress): see Stopper. newest_is_best(): from now on `monitor`
     does not tell what is best, and the newest weights are kept. `show` names further columns for the
     progress bar; `next_command` is what a user types after this.
     """
@@ -102,6 +104,7 @@ class Plan:
     stopper: Stopper
     on_validation: Callable[[float], None] = lambda value: None
     has_settled: Callable[[float], bool] = lambda progress: True
+    is_low: Callable[[float], bool] = lambda progress: True
     newest_is_best: Callable[[], bool] = lambda: False
     next_command: str = ""
     world: World = ALONE
@@ -121,6 +124,21 @@ class RunState:
         self._best_weights: dict[str, Any] | None = None
         self._best_document: dict[str, Any] = {}
         self._last_save = time.monotonic()
+        self.output_seconds, self.previewed = 0.0, -1
+        self._metrics_wait_until = 0.0
+
+    @property
+    def outputs_are_affordable(self) -> bool:
+        """Whether pictures and numbered checkpoints have cost little so far. With a handful of images an epoch is over
+        in no time, and what is due every ten epochs took half of the run."""
+        return self.output_seconds <= OUTPUTS_FREE_S + OUTPUTS_SHARE * self.clock.now()
+
+    def refresh_metrics(self) -> None:
+        """Write metrics.csv, unless that was done a moment ago."""
+        began = time.monotonic()
+        if began >= self._metrics_wait_until:
+            self.folder.write_metrics(self.rows)
+            self._metrics_wait_until = time.monotonic() + (time.monotonic() - began) / METRICS_SHARE
 
     def restore(self, document: dict[str, Any]) -> None:
         progress = document["progress"]
@@ -139,8 +157,7 @@ class RunState:
         if self.world.is_main and self.best["epoch"]:
             # from an older checkpoint the run takes another course: what came after it does not belong to this one
             later_than = self.clock.epoch if self.args.resume == "auto" else math.inf
-            if not best_fits(self.folder, self.best, later_than):
-                self.best = {"value": math.inf, "epoch": 0}
+            self.best = best_of(self.folder, self.best, later_than) or {"value": math.inf, "epoch": 0}
         self.best = self.world.from_main(self.best)
         self.folder.write_metrics(self.rows)
         print(f"Resuming after {self.clock.epoch} epochs and {self.clock.step} steps.")
@@ -215,7 +232,8 @@ class RunState:
         value = measured[self.plan.monitor]
         self._keep_if_best(value)
         self.plan.on_validation(value)
-        self.stop_reason = self.plan.stopper.observe(value, self.plan.has_settled(self.clock.progress))
+        progress = self.clock.progress
+        self.stop_reason = self.plan.stopper.observe(value, self.plan.has_settled(progress), self.plan.is_low(progress))
         return value
 
     def _keep_if_best(self, value: float) -> None:

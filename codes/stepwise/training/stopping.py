@@ -17,7 +17,8 @@ class Stopper:
     (the sign of its change flips in at least half of the places where it can), and its best is no
     gain of more than `delta` over what was reached before the window; window 0 turns it off. Only
     values since the run has settled make a window: a loss that bounces under a high learning rate
-    falls again when the rate does. Patience counts all epochs: a loss that has turned is overfitting.
+    falls again when the rate does. Patience counts epochs in which the rate is low: after a warm restart the loss
+    is worse for a while, which is no overfitting.
     """
 
     patience: int = 0
@@ -29,14 +30,17 @@ class Stopper:
     values: list[float] = field(default_factory=list)
     settled: int = 0  # values in a row, up to the last one, of a run that had settled
 
-    def observe(self, value: float, settled: bool = True) -> str | None:
-        """Take the next value; the reason to stop, or None. `settled`: the learning rate will not fall much further."""
+    def observe(self, value: float, settled: bool = True, low: bool = True) -> str | None:
+        """Take the next value; the reason to stop, or None.
+
+        `settled`: the learning rate will not fall much further. `low`: it is not near a peak of its course.
+        """
         self.settled = self.settled + 1 if settled else 0
         self.values.append(value)
         if value < self.best - self.delta:
             self.best, self.waited = value, 0
         else:
-            self.waited += 1
+            self.waited = self.waited + 1 if low else 0
         if self.patience and self.waited >= self.patience:
             return f"early stopping: no gain above {self.delta:g} on validation for {self.waited} epochs"
         if self._oscillates():
