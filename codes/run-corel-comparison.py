@@ -139,7 +139,7 @@ class Runner:
 
 
 def run_to_its_end(command: list[str]) -> int:
-    """The exit code of `command`. SIGTERM and SIGUSR1 are passed on to it; Ctrl-C reaches it by itself."""
+    """The exit code of `command`. Other stop signals than Ctrl-C, which reaches it by itself, are passed on to it."""
     process = subprocess.Popen(command)
     passed_on = False
     while True:
@@ -156,7 +156,7 @@ def require_same_plan(args: argparse.Namespace, output: Path) -> None:
     leave = {"config", "base_dir", "output_dir", "device", "num_workers"}
     plan = {key: value for key, value in vars(args).items() if key not in leave}
     record = output / "plan.json"
-    if record.exists():
+    if record.exists() and (output / "steps.json").exists():  # something was done
         before = json.loads(record.read_text())
         changed = sorted(key for key in plan if before.get(key) != plan[key])
         if changed:

@@ -20,7 +20,7 @@ STEPS = 8  # a divisor of 1000: for others, the DDIMScheduler steps to a timeste
 
 @pytest.fixture(scope="module")
 def pair(vae, denoiser):
-    """The trained tiny networks, moved off their first values so that a swapped weight shows."""
+    """The trained tiny networks as 3C loads them."""
     device = devices.choose("cpu", mixed_precision=False)
     frozen = load_vae(vae / "best_model.pt", device)
     return frozen, load_denoiser(denoiser / "best_model.pt", device, frozen)
