@@ -6,9 +6,13 @@ the cloud volume /workspace lies in the test's folder.
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 
 import launch
 import numpy as np
@@ -99,6 +103,63 @@ def test_commands_of_the_readme(server, folder):
     drawn = commands.pop(next(i for i, line in enumerate(commands) if "1A" in line))
     assert server.run("1A", "--base-dir", folder / "drawn", *shlex.split(SMALL["1A"]), cwd=folder).code == 0, drawn
     run_all(server, folder, commands)
+
+
+CONFIGS = sorted((launch.CODES / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_configs_are_taken(config):
+    """Every key is a flag, every value one that it takes."""
+    script = launch.SCRIPTS["3A" if config.stem.endswith("vae") else "3B"]
+    required = [] if script == launch.SCRIPTS["3A"] else ["--vae-checkpoint", "v.pt", "--image-dir", "d"]
+    args = runpy.run_path(str(script))["parse_args"]([*required, "--config", str(config)])
+    assert args.config == str(config)
+
+
+NOTES_COMMANDS = """#!/bin/sh
+case "$1" in
+    -) exec {python} "$@" ;;
+    -c) exec {python} "$@" ;;
+esac
+printf '%s\n' "$*" >>"$NOTED"
+case "$1" in
+    *2A-*) mkdir -p "$3/training_data/corel/class_0001" "$3/training_data/corel/class_0002" ;;
+esac
+"""
+
+
+def test_demo_starts_each_script_with_flags_that_it_takes(tmp_path):
+    """By a Python that notes what it is to run; the real thing takes ten minutes."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "photos").mkdir()
+    python = tmp_path / "bin" / "python3"
+    python.write_text(NOTES_COMMANDS.format(python=sys.executable))
+    python.chmod(0o755)
+    noted = tmp_path / "noted.txt"
+    environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "NOTED": str(noted)}
+    for own in ((), ("--data-dir", tmp_path / "photos", "--minutes=2")):
+        noted.unlink(missing_ok=True)
+        command = [launch.REPOSITORY / "demo.sh", "--output-dir", tmp_path / f"demo {len(own)}", *own]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "generated_images.png" in done.stdout, done.stdout + done.stderr
+        lines = noted.read_text().replace(f"demo {len(own)}", "demo").splitlines()
+        names = [re.search(r"/(\d[A-E])-", line)[1] for line in lines]
+        assert names == (["2A", "3A", "3B", "3C"] if own else ["1A", "2A", "3A", "3B", "3C"])
+        for name, line in zip(names, lines, strict=True):
+            runpy.run_path(str(launch.SCRIPTS[name]))["parse_args"](line.split()[1:])
+            assert ("--max-minutes" in line) == (name in ("3A", "3B"))
+        assert "--class-conditional" in lines[names.index("3B")]
+
+
+def test_commands_for_windows_are_taken():
+    text = (launch.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\.venv\\Scripts\\python (.*)$", text, flags=re.MULTILINE)
+    assert [line.split("\\")[1][:2] for line in lines] == ["1A", "2A", "3A", "3B", "3C"]
+    for line in lines:
+        script, *flags = line.replace("\\", "/").split()
+        flags = [str(launch.REPOSITORY / flag) if flag.startswith("codes/") else flag for flag in flags]
+        runpy.run_path(str(launch.REPOSITORY / script))["parse_args"](flags)
 
 
 def test_commands_of_the_guide(server, folder):
