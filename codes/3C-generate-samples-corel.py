@@ -67,8 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs=2,
         type=cli.noise_level,
         metavar=("LOW", "HIGH"),
-        help="noise levels sigma between which guidance acts; 0 inf: all (default: {} {} by the guide, {} {} by the "
-        "label)".format(*INTERVAL["guide"], *INTERVAL["label"]),
+        help="noise levels sigma between which guidance acts; 0 inf: all (default: {} {})".format(*INTERVAL),
     )
     how.add_argument(
         "--batch-size", type=cli.positive_int, default=16, help="images at a time; reduce it if memory runs out"

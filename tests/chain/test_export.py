@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from stepwise.diffusion import samplers
+from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.diffusion.objective import predictor
 from stepwise.foundation import devices
 from stepwise.training.pretrained import load_denoiser, load_vae
@@ -51,7 +52,7 @@ def test_diffusers_draws_the_same_images(exported, pair, by, guidance):
     their_guide = UNet2DModel.from_pretrained(exported, subfolder="guide").eval()
     scheduler = DDIMScheduler.from_pretrained(exported, subfolder="scheduler")
     said = json.loads((exported / "classes.json").read_text())
-    assert (said["guidance_by"], said["guidance"], said["interval"]) == ("guide", 3.0, [0.3, 5.0])
+    assert (said["guidance_by"], said["guidance"], said["interval"]) == ("guide", GUIDANCE["guide"], list(INTERVAL))
     none = said["no_class"]
     assert not scheduler.config.clip_sample
     scheduler.set_timesteps(STEPS)

@@ -88,7 +88,7 @@ class DenoiserMonitor:
             label,
             self.num_classes,
             GUIDANCE["label"] if self.args.label_dropout else 1.0,
-            INTERVAL["label"],
+            INTERVAL,
         )
 
         def checked(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:

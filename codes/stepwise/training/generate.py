@@ -76,7 +76,7 @@ def choose_options(
     total = model.schedule.timesteps
     count = steps or {"ddpm": total, "ddim": min(50, total), "dpmpp": min(25, total)}[kind]
     model.schedule.sampling_steps(count)
-    low, high = interval or INTERVAL[by]
+    low, high = interval or INTERVAL
     return SamplerOptions(kind, count, eta, strength, (low, high), by)
 
 
