@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import launch
 import numpy as np
@@ -122,7 +123,7 @@ case "$1" in
     -) exec {python} "$@" ;;
     -c) exec {python} "$@" ;;
 esac
-printf '%s\n' "$*" >>"$NOTED"
+{{ printf '%s\\t' "$@"; echo; }} >>"$NOTED"
 case "$1" in
     *2A-*) mkdir -p "$3/training_data/corel/class_0001" "$3/training_data/corel/class_0002" ;;
 esac
@@ -143,11 +144,11 @@ def test_demo_starts_each_script_with_flags_that_it_takes(tmp_path):
         command = [launch.REPOSITORY / "demo.sh", "--output-dir", tmp_path / f"demo {len(own)}", *own]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0 and "generated_images.png" in done.stdout, done.stdout + done.stderr
-        lines = noted.read_text().replace(f"demo {len(own)}", "demo").splitlines()
-        names = [re.search(r"/(\d[A-E])-", line)[1] for line in lines]
+        lines = [line.split("\t")[:-1] for line in noted.read_text().splitlines()]
+        names = [Path(words[0]).name[:2] for words in lines]
         assert names == (["2A", "3A", "3B", "3C"] if own else ["1A", "2A", "3A", "3B", "3C"])
         for name, line in zip(names, lines, strict=True):
-            runpy.run_path(str(launch.SCRIPTS[name]))["parse_args"](line.split()[1:])
+            runpy.run_path(str(launch.SCRIPTS[name]))["parse_args"](line[1:])
             assert ("--max-minutes" in line) == (name in ("3A", "3B"))
         assert "--class-conditional" in lines[names.index("3B")]
 
