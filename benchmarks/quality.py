@@ -40,7 +40,6 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "guided by the label, 0.3 to 5": {"3C": ["--guidance-by", "label", "--guidance-interval", "0.3", "5"]},
     "guide, everywhere": {"3C": ["--guidance-interval", "0", "inf"]},
     "guide, 2": {"3C": ["--guidance", "2"]},
-    "guide, 3": {"3C": ["--guidance", "3"]},
     "guide, 4": {"3C": ["--guidance", "4"]},
     "guide, 2, 0.3 to 5": {"3C": ["--guidance", "2", "--guidance-interval", "0.3", "5"]},
     "guide, 3, 0.3 to 5": {"3C": ["--guidance", "3", "--guidance-interval", "0.3", "5"]},

@@ -59,8 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--guidance",
         type=cli.non_negative_float,
-        help=f"strength; 1: none (default: {GUIDANCE['guide']:g} by the guide, {GUIDANCE['label']:g} by the label; "
-        "1 without classes)",
+        help=f"strength; 1: none (default: {GUIDANCE:g}; without classes 1)",
     )
     how.add_argument(
         "--guidance-interval",

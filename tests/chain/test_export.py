@@ -52,7 +52,7 @@ def test_diffusers_draws_the_same_images(exported, pair, by, guidance):
     their_guide = UNet2DModel.from_pretrained(exported, subfolder="guide").eval()
     scheduler = DDIMScheduler.from_pretrained(exported, subfolder="scheduler")
     said = json.loads((exported / "classes.json").read_text())
-    assert (said["guidance_by"], said["guidance"], said["interval"]) == ("guide", GUIDANCE["guide"], list(INTERVAL))
+    assert (said["guidance_by"], said["guidance"], said["interval"]) == ("guide", GUIDANCE, list(INTERVAL))
     none = said["no_class"]
     assert not scheduler.config.clip_sample
     scheduler.set_timesteps(STEPS)

@@ -6,6 +6,6 @@ training. Both at the middle noise levels only, where it costs the least variety
 them, where the composition is drawn, the guide made classes alike in one training of three. benchmarks/quality.md.
 """
 
-GUIDANCE = {"label": 3.0, "guide": 2.0}
+GUIDANCE = 3.0
 INTERVAL = (0.3, 2.0)  # of sigma = sqrt((1 - alpha_bar) / alpha_bar)
 GUIDE_AT = 0.1  # share of a run of 3B after which its weights are kept as the guide

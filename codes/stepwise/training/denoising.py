@@ -87,7 +87,7 @@ class DenoiserMonitor:
             self.args.prediction,
             label,
             self.num_classes,
-            GUIDANCE["label"] if self.args.label_dropout else 1.0,
+            GUIDANCE if self.args.label_dropout else 1.0,
             INTERVAL,
         )
 

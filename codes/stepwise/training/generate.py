@@ -72,7 +72,7 @@ def choose_options(
         )
     wanted = by is not None or interval is not None or bool(model.classes)  # without classes: only if asked for
     by = by or ("guide" if able["guide"] else "label")
-    strength = guidance if guidance is not None else GUIDANCE[by] if able[by] and wanted else 1.0
+    strength = guidance if guidance is not None else GUIDANCE if able[by] and wanted else 1.0
     total = model.schedule.timesteps
     count = steps or {"ddpm": total, "ddim": min(50, total), "dpmpp": min(25, total)}[kind]
     model.schedule.sampling_steps(count)
