@@ -120,8 +120,8 @@ def test_configs_are_taken(config):
 
 NOTES_COMMANDS = """#!/bin/sh
 case "$1" in
-    -) exec {python} "$@" ;;
-    -c) exec {python} "$@" ;;
+    -) exec "{python}" "$@" ;;
+    -c) exec "{python}" "$@" ;;
 esac
 {{ printf '%s\\t' "$@"; echo; }} >>"$NOTED"
 case "$1" in
