@@ -112,7 +112,7 @@ def test_chain_3c_writes(base: Path) -> None:
     assert grid.text["seed"] == "3"
     flags = json.loads(grid.text["flags"])
     assert (flags["sampler"], flags["steps"], flags["num_images"]) == ("ddim", 4, 8)
-    assert (flags["guidance_by"], flags["guidance"], flags["guidance_interval"]) == ("guide", 3.0, ["0.3", "5.0"])
+    assert (flags["guidance_by"], flags["guidance"], flags["guidance_interval"]) == ("guide", 3.0, ["0.3", "2.0"])
     one = Image.open(base / "generated_images_individual/image_0001.png")
     assert one.size == (32, 32)
     assert (one.text["seed"], one.text["class"]) == ("3", "steam train")
