@@ -271,6 +271,8 @@ def test_generation_seed_is_drawn_anew() -> None:
     [
         ("3C", ["--guidance-interval", "5", "0.3"]),
         ("3A", ["--latent", "grid", "--latent-dim", "64"]),
+        ("3A", ["--resume", "auto", "--overwrite"]),
+        ("3B", ["--oscillation-window", "2"]),
         ("3A", ["--latent-dim", "64", "--downsample", "8"]),
         ("3A", ["--latent", "vector", "--latent-channels", "4"]),
         ("3A", ["--no-perceptual", "--perceptual-weights", "vgg.pth"]),

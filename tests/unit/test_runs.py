@@ -178,7 +178,7 @@ def test_args_yaml_repeats_the_flags(tmp_path: Path, script: str, flags: list[st
 
 
 def test_args_yaml_leaves_resume_and_overwrite_out(tmp_path: Path) -> None:
-    args = parse("3A", "--data-dir", "d", "--resume", "auto", "--overwrite")
+    args = parse("3A", "--data-dir", "d", "--resume", "before.pt", "--overwrite")
     folder = RunFolder(tmp_path)
     folder.write_args(args, [])
     folder.close()
