@@ -157,7 +157,7 @@ def judged(out: Path, base: Path, sets: dict[str, tuple[Path, Path]], args: argp
             *("--heldout-dir", prepared / "corel_heldout", "--generated", *named, "--vae-checkpoint", vae),
             *("--output-dir", target, "--device", args.device),
         )  # fmt: skip
-    return found | read_reports(base)
+    return read_reports(base)
 
 
 def read_reports(base: Path) -> dict[str, dict]:
@@ -199,7 +199,7 @@ def write_table(path: Path, rows: dict[str, list[dict]], args: argparse.Namespac
         f"{args.vae_minutes:g} minutes for each autoencoder at {args.image_size} px"
     )  # fmt: skip
     head = (
-        f"{vae} and {args.minutes:g} for each diffusion model, {args.num_images} images; {machine}; "
+        f"{vae} and {args.minutes:g} minutes for each diffusion model, {args.num_images} images; {machine}; "
         f"{date.today().isoformat()}.\n"
     )
     path.write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")

@@ -125,7 +125,8 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         args.downsample = args.downsample or 8
     args.kl_target = KL_TARGET[args.latent] if args.kl_target is None else args.kl_target
     if args.adversarial_weight is None:
-        args.adversarial_weight = ADVERSARIAL_WEIGHT * (args.latent == "grid" and args.image_size >= SMALLEST_JUDGED)
+        judged = args.latent == "grid" and args.image_size >= SMALLEST_JUDGED
+        args.adversarial_weight = ADVERSARIAL_WEIGHT if judged else 0.0
     args.epochs = args.epochs or (EPOCHS if args.max_minutes is None else None)
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
     return args

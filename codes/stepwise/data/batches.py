@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stepwise.data.augment import Augment
 from stepwise.data.folders import ROOM
-from stepwise.foundation.errors import UserError
+from stepwise.foundation.errors import STOP_SIGNALS, UserError
 from stepwise.foundation.seeds import numpy_rng
 
 
@@ -120,6 +120,6 @@ def room_for_images(num_workers: int) -> int:
 
 def ignore_stop_signals(worker: int) -> None:
     """A Ctrl-C reaches the whole process group; the workers leave the stopping to the main process."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+    for name in STOP_SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -18,6 +18,7 @@ from typing import Any
 from stepwise.data.folders import (
     CAPTION_START,
     CLASS_NUMBER,
+    class_in,
     list_entries,
     no_images,
     prepared_twice,
@@ -127,7 +128,7 @@ def _names_in_captions(folder: Path) -> dict[int, str] | None:
     ours = all(text.startswith(CAPTION_START) and text != CAPTION_START for text in texts)
     if not ours or not len(named) == len(numbers) == len(texts):  # one caption a class, and none of two classes
         return None
-    return {int(number): text.removeprefix(CAPTION_START).strip() for number, text in named} or None
+    return {int(number): class_in(text) for number, text in named} or None
 
 
 def _survey_subfolders(folder: Path, inside: dict[Path, list[Path]]) -> Survey:

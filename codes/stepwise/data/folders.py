@@ -94,7 +94,12 @@ def _labels_from_captions(folder: Path, images: list[Path], captions: dict[str, 
         raise UserError(
             f"{folder / CAPTIONS} has no caption for {missing}.\nMove the image into 2A's --data-dir and run 2A again."
         )
-    return [captions[path.name].removeprefix(CAPTION_START).strip() for path in images]
+    return [class_in(captions[path.name]) for path in images]
+
+
+def class_in(caption: str) -> str:
+    """The class that a caption of 2A names."""
+    return caption.removeprefix(CAPTION_START).strip()
 
 
 def _labels_from_subfolders(folder: Path) -> tuple[list[Path], list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+STOP_SIGNALS = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0, "SIGHUP": 129}  # and the exit code after each
+
 
 class UserError(Exception):
     """A mistake or a lack that the user can mend: one to three lines, the remedy last.

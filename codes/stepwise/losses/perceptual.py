@@ -89,14 +89,13 @@ def build(kind: str, weights_file: Path | None, cpu: bool = False) -> tuple[nn.M
     those of the autoencoder's step. Raises UserError where vgg16 is asked for and its weights cannot be had.
     """
     if kind == "auto" and cpu and weights_file is None:
-        kind, reason = "pyramid", "the default on a CPU, where vgg16 is more work than all the rest"
-        return LaplacianPyramid(), kind, f"Perceptual loss: Laplacian pyramid ({reason})."
+        return _pyramid(" (the default on a CPU, where vgg16 is more work than all the rest)")
     if kind == "pyramid":
         if weights_file is not None:
             raise UserError(
                 "--perceptual-weights belongs to vgg16, not to --perceptual-net pyramid.\nDrop one of them."
             )
-        return LaplacianPyramid(), "pyramid", "Perceptual loss: Laplacian pyramid."
+        return _pyramid()
     try:
         state, source = _vgg_weights(weights_file)
         return VGGPerceptual(state), "vgg16", f"Perceptual loss: vgg16, weights from {source}."
@@ -104,7 +103,11 @@ def build(kind: str, weights_file: Path | None, cpu: bool = False) -> tuple[nn.M
         if kind == "vgg16" or weights_file is not None:
             raise
         reason = str(error).splitlines()[0].rstrip(".")
-        return LaplacianPyramid(), "pyramid", f"Perceptual loss: Laplacian pyramid ({reason})."
+        return _pyramid(f" ({reason})")
+
+
+def _pyramid(reason: str = "") -> tuple[nn.Module, str, str]:
+    return LaplacianPyramid(), "pyramid", f"Perceptual loss: Laplacian pyramid{reason}."
 
 
 def _vgg_weights(file: Path | None) -> tuple[dict[str, Tensor], str]:

@@ -40,10 +40,11 @@ class _FewChannels(torch.autograd.Function):
         x, weight, mean, rstd = ctx.saved_tensors
         images = max(1, AT_ONCE // x[0].numel())
         dx = torch.empty_like(x)
-        dweight, dbias = torch.zeros_like(weight, dtype=torch.float32), torch.zeros_like(weight, dtype=torch.float32)
+        weight = weight.float()
+        dweight, dbias = torch.zeros_like(weight), torch.zeros_like(weight)
         for first in range(0, len(x), images):
             part = slice(first, first + images)
-            dx[part], of_weight, of_bias = _gradients(dy[part], x[part], weight.float(), mean[part], rstd[part])
+            dx[part], of_weight, of_bias = _gradients(dy[part], x[part], weight, mean[part], rstd[part])
             dweight += of_weight
             dbias += of_bias
         return dx, dweight, dbias, None, None

@@ -37,7 +37,7 @@ def vector_autoencoder(image_size: int, latent_dim: int, base: int) -> dict[str,
             f"--image-size {image_size} cannot be halved down to a few cells a side.\n"
             "Choose 32, 64, 96, 128, 192 or 256 with --latent vector."
         )
-    factors = [1, 2, 2, *(4 for _ in range(halvings))][: halvings + 1]
+    factors = [1, 2, 2, *[4] * halvings][: halvings + 1]
     widths = [base * factor for factor in factors]
     return {
         "kind": "vector",

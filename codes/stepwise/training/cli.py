@@ -6,7 +6,6 @@ Nothing here imports torch, so `--help` and a mistyped flag answer at once.
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import os
 import re
@@ -19,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from stepwise.foundation.errors import Interrupted, UserError
-from stepwise.training.config import config_flags
+from stepwise.foundation.errors import STOP_SIGNALS, Interrupted, UserError
+from stepwise.training.config import config_flags, did_you_mean
 
 OUT_OF_MEMORY_ADVICE = (
     "Out of memory. Reduce --batch-size (16 -> 8 -> 4); when training, raise --grad-accum to keep the\n"
@@ -50,8 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         mistyped = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-        near = difflib.get_close_matches(mistyped[1], self._option_string_actions, n=1) if mistyped else []
-        message += f"; did you mean {near[0]}?" if near else ""
+        message += did_you_mean(mistyped[1], self._option_string_actions) if mistyped else ""
         sys.stderr.write(f"error: {message}\nSee every flag with: python {sys.argv[0]} --help\n")
         raise SystemExit(2)
 
@@ -161,7 +159,7 @@ class StopSignal:
     `stop_on` is told what they agreed upon.
     """
 
-    codes: ClassVar = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0, "SIGHUP": 129}
+    codes: ClassVar = STOP_SIGNALS
 
     def __init__(self) -> None:
         self.name: str | None = None

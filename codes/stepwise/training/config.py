@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,11 +34,15 @@ def config_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
             parser.error(f"--config {path}: the key '{key}' stands twice")
         seen.add(name)
         if name not in actions or name in ("config", "help"):
-            near = difflib.get_close_matches(name, actions, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            parser.error(f"--config {path}: unknown key '{key}'{hint}")
+            parser.error(f"--config {path}: unknown key '{key}'{did_you_mean(name, actions)}")
         flags += _as_flags(parser, path, name, value, actions[name])
     return flags
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What to add to an error about a mistyped `word`; nothing where nothing known is like it."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _strict_loader() -> type:

@@ -59,7 +59,7 @@ def fit(
         if run.rows and run.clock.batch == 0:  # a kill may have come between a checkpoint and the epoch's pictures
             run.save()
             _write_outputs(run, plan)
-        with closing(_bar(plan, run.clock)) as bar:
+        with _bar(plan, run.clock) as bar:
             _train(run, plan, step, bar)
         _finish(run, plan)
         plan.world.leave()

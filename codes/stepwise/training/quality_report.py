@@ -106,8 +106,8 @@ def _copied(found: Findings, name: str) -> str:
 def _caution(found: Findings) -> str:
     """What flatters, so that nobody reads the sentence without it."""
     flattered = [name for name in found.results if found.seen.get(name)]
-    named = [one.name for one in found.candidates if "cas" in found.results[one.name].figures]
-    unnamed = [one.name for one in found.candidates if one.name in named and not one.images.labelled]
+    judged = [one for one in found.candidates if "cas" in found.results[one.name].figures]
+    unnamed = [one.name for one in judged if not one.images.labelled]
     reasons = []
     if found.overlap:
         reasons.append("held-out photos lie in the training folder, so no figure above is worth much")

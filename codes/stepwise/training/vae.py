@@ -43,7 +43,8 @@ def choose_perceptual(
         if world.is_main:
             net, wanted, line = perceptual.build(wanted, file, device.type == "cpu")
         wanted = world.from_main(wanted)
-        net = net or perceptual.build(wanted, file)[0]
+        if net is None:
+            net = perceptual.build(wanted, file)[0]
     return net.to(device.device), wanted, line
 
 
