@@ -1,4 +1,4 @@
-"""Group normalisation, with a backward pass of its own where torch's is slow."""
+"""Group normalisation, with passes of its own where torch's are slow."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-AT_ONCE = 2**20  # numbers whose gradient is computed together: their float32 copies then stay in the cache
+AT_ONCE = 2**20  # numbers that are worked on together: their float32 copies then stay in the cache
 FEW_CHANNELS = 16  # channels a group below which torch's bfloat16 kernel for channels-last memory is not vectorised
+SMALL_MAP = 1024  # positions below which that holds for its forward pass too
 
 
 class GroupNorm(nn.GroupNorm):
     """nn.GroupNorm (Wu and He 2018), x: [B, C, H, W] -> the same.
 
-    On a CPU in bfloat16 with few channels a group, the gradient is computed here, in float32: with torch's
-    kernel there and back take up to twice as long (benchmarks/speed.md).
+    On a CPU in bfloat16 with few channels a group, the gradient is computed here, in float32, and for small H x W
+    the result as well: with torch's kernels there and back take up to three times as long (benchmarks/speed.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +31,13 @@ class _FewChannels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         batch, channels, height, width = x.shape
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, height * width, groups, eps)
+        if height * width < SMALL_MAP:
+            y, mean, rstd = torch.empty_like(x), x.new_empty(batch, groups).float(), x.new_empty(batch, groups).float()
+            weight, bias = weight.float(), bias.float()
+            for part in _parts(x):
+                y[part], mean[part], rstd[part] = _normalised(x[part], weight, bias, groups, eps)
+        else:
+            y, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, height * width, groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         return y
 
@@ -38,16 +45,30 @@ class _FewChannels(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
-        images = max(1, AT_ONCE // x[0].numel())
         dx = torch.empty_like(x)
         weight = weight.float()
         dweight, dbias = torch.zeros_like(weight), torch.zeros_like(weight)
-        for first in range(0, len(x), images):
-            part = slice(first, first + images)
+        for part in _parts(x):
             dx[part], of_weight, of_bias = _gradients(dy[part], x[part], weight, mean[part], rstd[part])
             dweight += of_weight
             dbias += of_bias
         return dx, dweight, dbias, None, None
+
+
+def _parts(x: Tensor) -> list[slice]:
+    """So many images of x: [B, C, H, W] after another as are worked on at once."""
+    images = max(1, AT_ONCE // x[0].numel())
+    return [slice(first, first + images) for first in range(0, len(x), images)]
+
+
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(x - mean) rstd weight + bias in float32, and mean and rstd: [B, C, H, W], [B, G], [B, G]."""
+    rows = _rows(x)
+    mean = _mean_of_group(rows.sum(dim=1), groups, rows.shape[1])
+    rows -= _of_channels(mean, rows.shape[2])[:, None]
+    rstd = torch.rsqrt(_mean_of_group((rows * rows).sum(dim=1), groups, rows.shape[1]) + eps)
+    y = torch.addcmul(bias, rows, (_of_channels(rstd, rows.shape[2]) * weight)[:, None])
+    return _images(y, x), mean, rstd
 
 
 def _gradients(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,26 +76,37 @@ def _gradients(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
 
     dy, x: [B, C, H, W]; weight: [C]; mean, rstd: [B, G] -> dx [B, C, H, W], and [C] for the weight and the bias.
     """
-    batch, channels, height, width = x.shape
-    per_group = channels // mean.shape[1]
+    groups, channels = mean.shape[1], x.shape[1]
+    x_rows, dy_rows = _rows(x), _rows(dy)
+    mean, rstd = _of_channels(mean.float(), channels), _of_channels(rstd.float(), channels)
 
-    def rows(values: Tensor) -> Tensor:  # [B, C, H, W] -> [B, H*W, C], in place for channels-last memory
-        return values.permute(0, 2, 3, 1).reshape(batch, height * width, channels).float()
+    def mean_of_group(sums: Tensor) -> Tensor:  # [B, C] -> [B, C]
+        return _of_channels(_mean_of_group(sums, groups, x_rows.shape[1]), channels)
 
-    def of_channels(groups: Tensor) -> Tensor:  # [B, G] -> [B, C]
-        return groups.float().repeat_interleave(per_group, dim=1)
-
-    def mean_of_group(sums: Tensor) -> Tensor:  # sums over positions, [B, C] -> means over the group, [B, C]
-        total = sums.unflatten(1, (-1, per_group)).sum(dim=2)
-        return of_channels(total) / (per_group * height * width)
-
-    x_rows, dy_rows = rows(x), rows(dy)
-    mean, rstd = of_channels(mean), of_channels(rstd)
     dy_sum = dy_rows.sum(dim=1)
     dy_x_norm_sum = ((dy_rows * x_rows).sum(dim=1) - dy_sum * mean) * rstd
     first, second = mean_of_group(weight * dy_sum), mean_of_group(weight * dy_x_norm_sum)
     of_x = -rstd.square() * second
     constant = -rstd * first - of_x * mean
     dx = torch.addcmul(constant[:, None], dy_rows, (rstd * weight)[:, None]).addcmul_(x_rows, of_x[:, None])
-    dx = dx.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-    return dx, dy_x_norm_sum.sum(dim=0), dy_sum.sum(dim=0)
+    return _images(dx, x), dy_x_norm_sum.sum(dim=0), dy_sum.sum(dim=0)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H*W, C], a float32 copy; for channels-last memory the only one."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).float()
+
+
+def _images(rows: Tensor, like: Tensor) -> Tensor:
+    """[B, H*W, C] -> [B, C, H, W] as `like` has it."""
+    return rows.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
+
+
+def _mean_of_group(sums: Tensor, groups: int, positions: int) -> Tensor:
+    """Sums over the positions, [B, C] -> means over the group, [B, G]."""
+    return sums.unflatten(1, (groups, -1)).mean(dim=2) / positions
+
+
+def _of_channels(groups: Tensor, channels: int) -> Tensor:
+    """[B, G] -> [B, C]."""
+    return groups.repeat_interleave(channels // groups.shape[1], dim=1)
