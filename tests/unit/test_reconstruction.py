@@ -26,10 +26,14 @@ def test_ssim_falls_with_noise():
     assert values[0] > values[1] > values[2] > values[3]
 
 
-def test_ssim_of_flat_images_is_the_luminance_term():
-    a, b, c1 = 0.5, 0.25, (0.01 * 2) ** 2
-    found = ssim(torch.full((1, 3, 32, 32), a), torch.full((1, 3, 32, 32), b))
-    assert found.item() == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-4)
+@pytest.mark.parametrize(("a", "b"), [(0.75, 0.625), (0.5, 0.48)])
+def test_ssim_of_flat_images_is_the_luminance_term(a, b):
+    """Wang et al. 2004, equation 6, of brightness from 0 (black) to 1 (white)."""
+    c1 = 0.01**2
+    found = ssim(torch.full((1, 3, 32, 32), 2 * a - 1), torch.full((1, 3, 32, 32), 2 * b - 1))
+    assert found.item() == pytest.approx(
+        (2 * a * b + c1) / (a * a + b * b + c1), abs=5e-4
+    )  # its variances are rounded in float32
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])

@@ -17,12 +17,14 @@ def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Structural similarity of each image (Wang et al. 2004). x, x_hat: [B, 3, S, S] in [-1, 1] -> [B]."""
+    """Structural similarity of each image (Wang et al. 2004). x, x_hat: [B, 3, S, S] in [-1, 1] -> [B].
+
+    Computed on [0, 1]: its comparison of brightness needs black to be 0.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    values = structural_similarity_index_measure(
-        x_hat.clamp(-1, 1).float(), x.float(), data_range=2.0, reduction="none"
-    )
+    x_hat, x = ((picture.float().clamp(-1, 1) + 1) / 2 for picture in (x_hat, x))
+    values = structural_similarity_index_measure(x_hat, x, data_range=1.0, reduction="none")
     return values.reshape(-1)
 
 
