@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server for its version
@@ -18,12 +19,13 @@ cv2.setNumThreads(0)
 
 CHOICES = ("none", "light", "balanced", "conditioned")
 PARAMETERS = 8  # numbers that describe what "conditioned" did to an image; zeros: nothing
+ROOM = 1.5  # times its size that a square has at least before it is cropped: what a crop enlarges falls into blocks
 SHARE = 0.15  # how often each of its changes is made
 
 
 def augment_versions() -> dict[str, str]:
-    """The libraries whose releases may draw or decode otherwise."""
-    return {"albumentations": A.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
+    """The libraries whose releases may draw or decode otherwise, and the number of these pipelines."""
+    return {"pipelines": "2", "albumentations": A.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
 
 
 class Augment:
@@ -53,7 +55,10 @@ class Augment:
         if self.pipeline is None:
             return fit_square(image, self.size)
         self.pipeline.set_random_seed(derive(self.seed, self.stream, epoch, index) % 2**32)
-        return self.pipeline(image=self._square(image, epoch, index))["image"]
+        square = self._square(image, epoch, index)
+        if len(square) < ROOM * self.size:
+            square = fit_square(square, math.ceil(ROOM * self.size))
+        return self.pipeline(image=square)["image"]
 
     def parameters(self, epoch: int, index: int) -> np.ndarray:
         """What "conditioned" does to the image in this draw, float32 [PARAMETERS]; the other kinds tell nothing.
