@@ -109,6 +109,32 @@ def test_a_checkpoint_of_another_kind_of_device_is_stepped_as_this_one_does() ->
     assert all(torch.equal(a, b) for a, b in zip(weights(here), weights(other), strict=True))
 
 
+@pytest.mark.parametrize("half_done", [False, True])
+def test_a_checkpoint_with_another_memory_layout_is_stepped_alike(half_done: bool) -> None:
+    """Apple's GPU saves contiguous moments, a CPU steps channels-last weights: by memory, each with another's."""
+
+    def conv() -> Learner:
+        torch.manual_seed(0)
+        return Learner(nn.Conv2d(3, 4, 3), {"kind": "test"}, CPU, lr=0.1, ema_decay=0.9, grad_accum=1 + half_done)
+
+    def work(made: Learner) -> None:
+        made.update(made.train_net(torch.linspace(-1, 1, 75).reshape(1, 3, 5, 5)).square().mean())
+
+    other, here = conv(), conv()
+    for _ in range(3):
+        work(other)
+    state = copy.deepcopy(other.state())
+    for moments in state["optimizer"]["state"].values():
+        moments.update({name: moment.contiguous() for name, moment in moments.items()})
+    state["gradients"] = {name: gradient.contiguous() for name, gradient in state["gradients"].items()}
+    assert half_done == bool(state["gradients"])
+    here.load(state)
+    for made in (here, other):
+        for _ in range(2):
+            work(made)
+    assert all(torch.equal(a, b) for a, b in zip(weights(here), weights(other), strict=True))
+
+
 def test_compiled_or_not_the_state_has_the_same_names() -> None:
     made = learner(True, compile=True)  # nothing is compiled before the first call
     assert made.train_net is not made.net

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from stepwise.data.augment import Augment
 from stepwise.data.batches import ignore_stop_signals, useful_workers
 from stepwise.data.folders import read_image
+from stepwise.foundation.devices import send
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.seeds import noise_like, numpy_rng
 
@@ -76,7 +77,8 @@ class Latents:
 
         mean = mean_of(lambda p: p[:, :, 0])
         variance = mean_of(lambda p: (p[:, :, 0] - mean).square() + p[:, :, 1].square())
-        return LatentStatistics(mean.float(), variance.sqrt().clamp_min(1e-6).float())
+        mean, std = mean.float(), variance.sqrt().clamp_min(1e-6).float()
+        return LatentStatistics(mean.to(self.device), std.to(self.device))
 
     def draw(self, index: np.ndarray, rows: slice, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """A fresh posterior sample of a random variant of each image, and its augmentation.
@@ -84,10 +86,11 @@ class Latents:
         `index`: [B], numbers of a whole batch, of which the `rows` are drawn -> [rows, ...], [rows, A].
         """
         variant = numpy_rng(seed, "variant", step).integers(0, self.posterior.shape[1], len(index))
-        at = (torch.from_numpy(self.index[index[rows]]), torch.from_numpy(variant[rows]))
-        mu, sigma = self.posterior[at].to(self.device).unbind(dim=1)
-        eps = noise_like((len(index), *self.latent_shape), seed, "posterior", step)[rows].to(self.device)
-        return mu + sigma * eps, self.told[at].to(self.device)
+        places = (torch.from_numpy(self.index[index[rows]]), torch.from_numpy(variant[rows]))
+        at = tuple(send(place, self.posterior.device) for place in places)
+        mu, sigma = send(self.posterior[at], self.device).unbind(dim=1)
+        eps = noise_like((len(index), *self.latent_shape), seed, "posterior", step)[rows]
+        return mu + sigma * send(eps, self.device), send(self.told[at], self.device)
 
 
 class EncodedBatch(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Schedule:
 
     kind: str
     alpha_bar: Tensor
+    _on: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def timesteps(self) -> int:
@@ -39,13 +40,20 @@ class Schedule:
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar[t]) and sqrt(1 - alpha_bar[t]) in float32, shaped to multiply `like`."""
-        kept = self.alpha_bar.to(t.device, torch.float64 if t.device.type != "mps" else torch.float32)[t]
+        kept = self._kept(t.device)[t]
         kept = kept.reshape(-1, *[1] * (like.ndim - 1))
         return kept.sqrt().float(), (1 - kept).sqrt().float()
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) at t: [B] -> float32 [B]."""
-        return (self.alpha_bar / (1 - self.alpha_bar)).float().to(t.device)[t]
+        kept = self._kept(t.device)[t]
+        return (kept / (1 - kept)).float()
+
+    def _kept(self, device: torch.device) -> Tensor:
+        """alpha_bar on the device, copied there once: each copy would wait for a GPU."""
+        if device not in self._on:
+            self._on[device] = self.alpha_bar.to(device, torch.float64 if device.type != "mps" else torch.float32)
+        return self._on[device]
 
     def spread(self, part: Tensor, place: Tensor) -> Tensor:
         """N timesteps, one from each of N equal parts of 0 ... T-1: int64 [N] (Kingma et al. 2021, appendix I.1).

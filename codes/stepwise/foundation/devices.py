@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from stepwise.foundation.errors import UserError
 
@@ -31,6 +32,9 @@ class Device:
     def channels_last(self) -> bool:
         """Convolutions on CUDA and CPU run faster on [N, H, W, C] memory."""
         return self.device.type in ("cuda", "cpu")
+
+    def send(self, values: Tensor) -> Tensor:
+        return send(values, self.device)
 
     def autocast(self) -> AbstractContextManager:
         """The context for forward passes; a no-op in float32."""
@@ -59,6 +63,13 @@ def choose(name: str, mixed_precision: bool = True) -> Device:
     if name == "cpu":
         _keep_freed_memory()
     return Device(device, _autocast_dtype(device) if mixed_precision else None)
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on the device. A GPU goes on with what it is doing: a plain copy would wait until that is done."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def _keep_freed_memory() -> None:

@@ -31,7 +31,7 @@ class Dropout(nn.Module):
         if not self.training or self.parts == 1:
             return F.dropout(x, self.p, self.training)
         whole = torch.cat([torch.ones_like(x)] * self.parts)
-        return x * F.dropout(whole, self.p).chunk(self.parts)[self.part]
+        return x * F.dropout(whole, self.p).chunk(self.parts)[self.part].clone()  # alone, or backward keeps the whole
 
 
 class ResnetBlock2D(nn.Module):

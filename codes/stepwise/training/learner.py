@@ -126,8 +126,10 @@ class Learner:
         averages, weights = list(self.ema_net.parameters()), list(self.net.parameters())
         if self.looks_always:
             torch._foreach_lerp_(averages, weights, 1 - decay)
-        else:
-            torch._foreach_lerp_(averages, weights, [fine * (1 - decay)] * len(weights))
+            return
+        changes = torch._foreach_sub(weights, averages)  # a lerp by a tensor would be one kernel a parameter
+        torch._foreach_mul_(changes, fine * (1 - decay))
+        torch._foreach_add_(averages, changes)
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint, gradients of a half-done accumulation included."""
@@ -156,11 +158,15 @@ class Learner:
         fused = {"fused": self.optimizer.defaults["fused"]}  # of this device, not of the one that saved it
         groups = [{**group, **fused} for group in state["optimizer"]["param_groups"]]
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        for parameter, moments in self.optimizer.state.items():
+            for name, moment in moments.items():
+                if moment.shape == parameter.shape:  # fused steps go through memory as it lies, and so must all
+                    moments[name] = torch.empty_like(parameter).copy_(moment)
         if state["scaler"]:  # empty where the checkpoint comes from a device without loss scaling
             self.scaler.load_state_dict(state["scaler"])
         for name, parameter in self.net.named_parameters():
             gradient = state["gradients"].get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+            parameter.grad = None if gradient is None else torch.empty_like(parameter).copy_(gradient)
         self.updates, bad_steps, self._waiting, spoiled = state["counters"]
         self._bad.fill_(bad_steps)
         self._spoiled.fill_(spoiled)
