@@ -96,7 +96,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train.add_argument("--batch-size", type=cli.positive_int, default=16, help="images a step")
     train.add_argument("--grad-accum", type=cli.positive_int, default=1, help="steps whose gradients are added up")
     train.add_argument(
-        "--learning-rate", type=cli.positive_float, help="peak learning rate (default: grid 1e-3, vector 1e-4)"
+        *("--learning-rate", "--lr"),
+        type=cli.positive_float,
+        help="peak learning rate (default: grid 1e-3, vector 1e-4)",
     )
     train.add_argument(
         "--lr-scheduler", choices=["none", "cosine"], default="cosine", help="course of the learning rate"
@@ -117,8 +119,8 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
     args.latent = args.latent or ("vector" if args.latent_dim else "grid")
     if args.latent == "vector" and (args.latent_channels or args.downsample):
         parser.error("--latent-channels and --downsample belong to --latent grid; a vector latent has --latent-dim")
-    if args.no_perceptual and args.perceptual_weights:
-        parser.error("--perceptual-weights and --no-perceptual exclude each other")
+    if args.no_perceptual:
+        cli.refuse_unused(parser, args, "--no-perceptual", "perceptual_weights", "perceptual_weight", "perceptual_net")
     if args.latent == "vector":
         args.latent_dim = args.latent_dim or 128
     else:
@@ -127,6 +129,8 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
     if args.adversarial_weight is None:
         judged = args.latent == "grid" and args.image_size >= SMALLEST_JUDGED
         args.adversarial_weight = ADVERSARIAL_WEIGHT if judged else 0.0
+    if not args.adversarial_weight:
+        cli.refuse_unused(parser, args, "a run without a discriminator (--adversarial-weight 0)", "adversarial_start")
     args.epochs = args.epochs or (EPOCHS if args.max_minutes is None else None)
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
     return args
@@ -135,31 +139,28 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from stepwise.data.folders import read_labels
+    from stepwise.data.folders import read_labels, unread_images
 
-    paths, labels = read_labels(resolve(args.base_dir, args.data_dir))  # a mistyped path is answered at once
+    data_dir = resolve(args.base_dir, args.data_dir)
+    paths, labels = read_labels(data_dir)  # a mistyped path is answered at once
     perceptual_file = inputs.given_file(args, "--perceptual-weights", "; without weights: --perceptual-net pyramid")
     inputs.checkpoint_to_resume(args)
-
-    import numpy as np
-    import torch
 
     from stepwise.data.augment import Augment
     from stepwise.data.batches import AugmentedImages, Order, loader, room_for_images
     from stepwise.data.folders import fingerprint, load_images, reading_size, split_by_content
     from stepwise.foundation import devices, seeds
-    from stepwise.foundation.images import fit_square
     from stepwise.foundation.runs import RunFolder
     from stepwise.losses.vae import vae_loss
     from stepwise.models import autoencoder, presets
-    from stepwise.training import compilation, distributed, provenance
+    from stepwise.training import advice, compilation, distributed, provenance
     from stepwise.training.critic import Critic
     from stepwise.training.learner import Learner
     from stepwise.training.loop import NO_LIMIT, Clock, Plan, fit
     from stepwise.training.resume import find_state, require_same_images
     from stepwise.training.schedules import learning_rate, ramp, warm_up
     from stepwise.training.stopping import Stopper
-    from stepwise.training.vae import VAEMonitor, choose_perceptual, to_device
+    from stepwise.training.vae import VAEMonitor, choose_perceptual, some_of, to_device
 
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
     world = distributed.join(device)
@@ -178,11 +179,17 @@ def main(argv: list[str] | None = None) -> int:
     require_same_images(state, sha256)
     train_index, val_index = split_by_content(paths, labels, digests, args.val_split, args.seed)
     few = f", {VALIDATED} of them in each epoch" if len(val_index or train_index) > VALIDATED else ""
+    advice.give(unread_images(data_dir), advice.on_sizes(images, args.image_size))
     print(f"{len(train_index)} images to train, {len(val_index) or 'the same'} to validate{few}.")
     unit = "grid cell" if args.latent == "grid" else "image"
-    print(f"KL budget: {args.kl_target:g} nats per {unit}; only what is above it costs.")
+    kl_grows_until = min(0.5, args.kl_warmup / (args.epochs or EPOCHS))
+    print(
+        f"KL budget: {args.kl_target:g} nats per {unit}; only what is above it costs, "
+        f"in full from {kl_grows_until:.0%} of the run on."
+    )
 
     if args.latent == "grid":
+        advice.give(advice.on_grid(args.image_size, args.downsample))
         config = presets.grid_autoencoder(args.image_size, args.downsample, args.latent_channels, args.base_channels)
     else:
         config = presets.vector_autoencoder(args.image_size, args.latent_dim, args.base_channels)
@@ -201,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset = AugmentedImages(images, train_index, augment)
     order = Order(len(dataset), args.batch_size, args.seed)
     rows = world.rows(order.size)
+    advice.give(advice.on_length(args, EPOCHS, order.per_epoch))
     epochs = args.epochs or NO_LIMIT
     compiled = compilation.choose(args.compile, state, device, epochs * order.per_epoch, args.max_minutes)
     args.compile = "on" if compiled else "off"
@@ -225,16 +233,8 @@ def main(argv: list[str] | None = None) -> int:
         critic = Critic(device, world, args.image_size, *strength, args.grad_accum)
         learners["discriminator"] = critic.learner
 
-    def square(number: int):
-        cli.stop_signal.check()
-        return fit_square(images[number], args.image_size)
-
-    def plain(index: list[int], most: int):
-        """At most so many of them, spread evenly: uint8 [N, 3, S, S]."""
-        places = np.linspace(0, len(index) - 1, min(len(index), most)).round().astype(int)
-        return torch.from_numpy(np.stack([square(index[place]) for place in places]).transpose(0, 3, 1, 2))
-
-    monitored, validated = plain(train_index, MONITORED), plain(val_index or train_index, VALIDATED)
+    monitored = some_of(images, train_index, MONITORED, args.image_size)
+    validated = some_of(images, val_index or train_index, VALIDATED, args.image_size)
     monitor = VAEMonitor(args, folder, learner, monitored, validated, perceptual_net)
 
     def step(batch, clock: Clock) -> dict:
@@ -242,9 +242,9 @@ def main(argv: list[str] | None = None) -> int:
         rate = learning_rate(args.lr_scheduler, clock.progress, args.learning_rate, 0.01 * args.learning_rate)
         rate *= warm_up(clock.step // args.grad_accum)
         learner.set_lr(rate)
-        kl_weight = args.kl_weight * ramp(clock.progress, min(0.5, args.kl_warmup / (args.epochs or EPOCHS)))
+        kl_weight = args.kl_weight * ramp(clock.progress, kl_grows_until)
         shape = learner.net.latent_shape(args.image_size)
-        eps = seeds.noise_like((order.size, *shape), args.seed, "posterior", clock.step)[rows].to(x.device)
+        eps = device.send(seeds.noise_like((order.size, *shape), args.seed, "posterior", clock.step)[rows])
         with device.autocast():
             x_hat, mu, logvar = learner.train_net(x, eps)
         losses = vae_loss(x_hat, x, mu, logvar, kl_weight, args.kl_target, world.mean)
@@ -284,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
         keep_checkpoints=args.keep_checkpoints,
         max_minutes=args.max_minutes,
         stopper=Stopper(),
-        newest_is_best=lambda: critic is not None and critic.has_acted,
+        newest_is_best=lambda progress: critic is not None and critic.acts(progress) and critic.has_acted,
         world=world,
         next_command=cli.next_command(
             "3B-train-diffusion-from-scratch-corel.py",

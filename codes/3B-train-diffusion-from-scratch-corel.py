@@ -15,9 +15,8 @@ FIXED_FLAGS = (
     *("class_conditional", "label_dropout", "prediction", "min_snr_gamma", "timesteps", "schedule"),
     *("lr_scheduler", "no_ema", "ema_decay", "base_channels", "layers", "dropout", "guide_at"),
 )
-
-
 EPOCHS = 500
+LAYERS = 2
 PEAK_LR = {"grid": 5e-4, "vector": 1e-4}
 
 
@@ -57,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument(
         "--base-channels", type=cli.positive_int, help="width of the first level (default: grid 96, vector 512)"
     )
-    model.add_argument("--layers", type=cli.positive_int, default=2, help="resnets a level (grid)")
+    model.add_argument("--layers", type=cli.positive_int, default=LAYERS, help="resnets a level (grid)")
     model.add_argument("--dropout", type=cli.fraction, default=0.1, help="dropout inside the resnets")
     train = parser.add_argument_group("training")
     train.add_argument(
@@ -68,7 +67,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     train.add_argument("--batch-size", type=cli.positive_int, default=16, help="latents a step")
     train.add_argument("--grad-accum", type=cli.positive_int, default=1, help="steps whose gradients are added up")
-    train.add_argument("--lr", type=cli.positive_float, help="peak learning rate (default: grid 5e-4, vector 1e-4)")
+    train.add_argument(
+        *("--lr", "--learning-rate"),
+        type=cli.positive_float,
+        help="peak learning rate (default: grid 5e-4, vector 1e-4)",
+    )
     train.add_argument("--lr-min", type=cli.non_negative_float, default=1e-5, help="lowest learning rate")
     train.add_argument(
         "--lr-scheduler",
@@ -121,7 +124,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--lr-min {args.lr_min:g} is above --lr {args.lr:g}")
     if args.oscillation_window in (1, 2):
         parser.error("--oscillation-window must be 3 at least to see ups and downs, or 0: never")
+    if args.no_ema:
+        cli.refuse_unused(parser, args, "--no-ema", "ema_decay")
+    if args.augment == "none":
+        cli.refuse_unused(parser, args, "--augment none", "augment_variants")
     if not args.class_conditional:
+        cli.refuse_unused(parser, args, "a run without --class-conditional", "label_dropout")
         args.label_dropout = 0.0
     return args
 
@@ -145,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.foundation import devices, seeds
     from stepwise.foundation.runs import RunFolder
     from stepwise.models import denoiser, presets
-    from stepwise.training import compilation, distributed, provenance
+    from stepwise.training import advice, compilation, distributed, provenance
     from stepwise.training.denoising import DenoiserMonitor
     from stepwise.training.encoding import encode_folder
     from stepwise.training.guide import Guide
@@ -179,9 +187,12 @@ def main(argv: list[str] | None = None) -> int:
     if len(latent_shape) == 3:
         config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes, told)
     else:
+        if args.layers != LAYERS:
+            raise UserError("--layers belongs to a grid latent; this VAE has a vector latent.\nLeave it out.")
         config = presets.vector_net(latent_shape[0], args.base_channels or 512, args.dropout, num_classes, told)
     order = Order(len(data.train), args.batch_size, args.seed)
     rows = world.rows(order.size)
+    advice.give(advice.on_length(args, EPOCHS, order.per_epoch))
     epochs = args.epochs or NO_LIMIT
     compiled = compilation.choose(args.compile, state, device, epochs * order.per_epoch, args.max_minutes)
     args.compile = "on" if compiled else "off"
@@ -207,12 +218,12 @@ def main(argv: list[str] | None = None) -> int:
         x0 = data.statistics.standardise(z)
         rng = seeds.torch_rng(args.seed, "noise", clock.step)  # of the whole batch, whoever computes which rows
         part, place = (draw(len(index), generator=rng) for draw in (torch.randperm, torch.rand))
-        t = schedule.spread(part, place)[rows].to(x0.device)
-        eps = torch.randn((len(index), *latent_shape), generator=rng)[rows].to(x0.device)
+        t = device.send(schedule.spread(part, place)[rows])
+        eps = device.send(torch.randn((len(index), *latent_shape), generator=rng)[rows])
         label = None
         if data.train_label is not None:
             hidden = torch.rand(len(index), generator=rng)[rows] < args.label_dropout
-            label = data.train_label[torch.from_numpy(index[rows])].masked_fill(hidden, num_classes).to(x0.device)
+            label = device.send(data.train_label[torch.from_numpy(index[rows])].masked_fill(hidden, num_classes))
         with device.autocast():
             weighting = {"prediction": args.prediction, "min_snr_gamma": args.min_snr_gamma}
             error = denoising_loss(

@@ -102,8 +102,12 @@ def main(argv: list[str] | None = None) -> int:
             vae_path = vae_path or vae_of_this
     size = args.image_size or max(MIN_SIDE, min(sources.nearest_size(folder) for folder in folders.values()))
     train = load_set("the training images", train_paths, train_label, size)
-    held_out = load_set("the held-out images", heldout_paths, positions(heldout_names, classes), size)
+    one_class_each = len(set(train_names)) == len(set(heldout_names)) == 1  # called after its folder, maybe
+    heldout_label = [0] * len(heldout_names) if one_class_each else positions(heldout_names, classes)
+    held_out = load_set("the held-out images", heldout_paths, heldout_label, size)
     held_out, notes = require_enough(train, held_out, classes)
+    if train_names[0] != heldout_names[0] and one_class_each:
+        notes.append(f"The one held-out class ({heldout_names[0]}) is taken for the one to train ({train_names[0]}).")
     sets = [sources.read_folder(name, folder, classes, size) for name, folder in folders.items()]
     notes += sources.remarks(sets, (train, held_out), size)
     provenance = Provenance(train.paths, held_out.paths, cli.stop_signal.check)

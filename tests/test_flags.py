@@ -239,6 +239,7 @@ def test_losses_follow_the_latent() -> None:
 def test_learning_rate_follows_the_latent() -> None:
     assert parse("3A", "--latent-dim", "128").learning_rate == 1e-4
     assert parse("3A", "--latent-dim", "128", "--learning-rate", "3e-4").learning_rate == 3e-4
+    assert parse("3A", "--lr", "3e-4").learning_rate == parse("3B", "--learning-rate", "3e-4").lr == 3e-4
     assert runpy.run_path(str(SCRIPTS["3B"]))["PEAK_LR"] == {"grid": 5e-4, "vector": 1e-4}
 
 
@@ -276,7 +277,14 @@ def test_generation_seed_is_drawn_anew() -> None:
         ("3A", ["--latent-dim", "64", "--downsample", "8"]),
         ("3A", ["--latent", "vector", "--latent-channels", "4"]),
         ("3A", ["--no-perceptual", "--perceptual-weights", "vgg.pth"]),
+        ("3A", ["--no-perceptual", "--perceptual-net", "vgg16"]),
+        ("3A", ["--no-perceptual", "--perceptual-weight", "0.1"]),
+        ("3A", ["--adversarial-weight", "0", "--adversarial-start", "0.2"]),
+        ("3A", ["--latent", "vector", "--adversarial-start", "0.2"]),
         ("3B", ["--lr", "1e-6"]),
+        ("3B", ["--label-dropout", "0.2"]),
+        ("3B", ["--no-ema", "--ema-decay", "0.9"]),
+        ("3B", ["--augment", "none", "--augment-variants", "8"]),
         ("3B", ["--timesteps", "1"]),
         ("3B", ["--augment-variants", "1"]),
         ("3B", ["--prediction", "eps", "--schedule", "cosine"]),

@@ -209,7 +209,9 @@ def test_most_images_in_another_order_than_a_few_are_refused(tmp_path: Path) -> 
 
 def test_images_that_lie_too_deep_are_named(tmp_path: Path) -> None:
     data = tmp_path / "data/corel"
-    draw(data / "boats/1.png", 1)
+    shallow = {f"0001_{number}.png" for number in "abcd"}
+    for number in "abcd":
+        draw(data / f"boats/{number}.png", ord(number))
     draw(data / "boats/2019/2.png", 2)
     draw(data / "boats/2019/summer/3.png", 3)
     draw(data / "cars/old/4.png", 4)
@@ -217,7 +219,26 @@ def test_images_that_lie_too_deep_are_named(tmp_path: Path) -> None:
     prepare(tmp_path)
     deep = ("boats/2019/2.png", "boats/2019/summer/3.png", "boats/2019/notes.txt.png", "cars/old/4.png")
     assert bad_images(tmp_path) == dict.fromkeys(deep, "deeper than one sub-folder")
-    assert names_in(prepared(tmp_path) / "corel_all") == {"0001_1.png"}
+    assert names_in(prepared(tmp_path) / "corel_all") == shallow
+
+
+def test_a_folder_above_the_classes_with_a_stray_image_is_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "data/corel/sample.png", 0)
+    for number in range(3):
+        draw(tmp_path / f"data/corel/train/cats/{number}.png", number)
+    said = prepare(tmp_path, fails=True)
+    assert "3 deeper down" in said and str(Path("corel") / "train") + "." in said
+    prepare(tmp_path, "--data-dir", "data/corel/train")
+
+
+def test_class_names_that_no_file_bears_are_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "data/corel/1_0.png", 0)
+    draw(tmp_path / "data/corel/2_0.png", 1)
+    (tmp_path / "data/corel/classes.txt").write_text("1 cats\n2 dogs\n")
+    assert "0001_1_0.png" in prepare(tmp_path, fails=True)
+    (tmp_path / "data/corel/classes.txt").write_text("1 cats\n")
+    prepare(tmp_path)
+    assert set(captions(prepared(tmp_path) / "corel_all").values()) == {"a photo of a cats"}
 
 
 def test_images_too_deep_below_a_flat_folder_are_named(base: Path) -> None:

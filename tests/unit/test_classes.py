@@ -82,3 +82,13 @@ def test_a_misspelt_class_gets_a_hint():
 @pytest.mark.parametrize("wanted", ["0", "1", "-3", "3.0", "²", ""])
 def test_numbers_that_no_class_has(wanted):
     assert f"Unknown class '{wanted}'" in error(wanted)
+
+
+def test_the_exact_name_comes_before_one_that_differs_in_case_only():
+    both = [{"name": "Rose", "number": 1}, {"name": "rose", "number": 2}]
+    assert [find_class(both, name) for name in ("Rose", "rose", "ROSE")] == [0, 1, 0]
+
+
+def test_unicode_has_several_ways_to_write_a_name():
+    composed, decomposed = "B\u00e4ume", "Ba\u0308ume"
+    assert find_class([{"name": decomposed, "number": 4}], composed) == 0

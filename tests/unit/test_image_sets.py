@@ -107,6 +107,11 @@ def test_a_name_comes_before_a_number():
     assert positions(["class_0002", "class_0001"], classes) == [0, 0]
 
 
+def test_classes_that_differ_in_case_only_are_told_apart():
+    classes = [{"name": "Rose", "number": 1}, {"name": "rose", "number": 2}]
+    assert positions(["Rose", "rose", "ROSE"], classes) == [0, 1, 0]
+
+
 def test_images_are_read_as_squares_of_one_size(tmp_path):
     put(tmp_path, "small.png")
     put(tmp_path, "wide.png", size=(60, 40))

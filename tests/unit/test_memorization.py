@@ -32,7 +32,7 @@ def unseen():
 
 @pytest.fixture(scope="module")
 def reference(train):
-    return flat(variants(train))
+    return flat(np.stack(list(variants(train))))
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +95,14 @@ def test_without_variants_a_mirrored_copy_hides(train):
 
 
 def test_variants_are_ten_different_pictures(train):
-    found = variants(train)
+    found = np.stack(list(variants(train)))
     assert found.shape == (10, *train.shape) and found.dtype == np.uint8
     assert np.array_equal(found[0], train) and np.array_equal(found[5], train[:, :, ::-1])
     assert len({part.tobytes() for part in found}) == 10
     assert np.array_equal(found[1], shifted(train, 1, 0)) and np.array_equal(found[4], shifted(train, 0, -1))
     large = np.zeros((1, 128, 128, 3), np.uint8)
     large[0, 60, 60] = 255
-    places = {tuple(np.argwhere(part[0, :, :, 0])[0]) for part in variants(large)[:5]}
+    places = {tuple(np.argwhere(part[0, :, :, 0])[0]) for part in list(variants(large))[:5]}
     assert places == {(60, 60), (64, 60), (56, 60), (60, 64), (60, 56)}, "1/32 of the side"
 
 

@@ -77,7 +77,7 @@ def run_of(newest_is_best: bool, documents: list[dict] | None = None) -> RunStat
         max_minutes=None,
         epochs=10,
         batches_per_epoch=1,
-        newest_is_best=lambda: newest_is_best,
+        newest_is_best=lambda progress: newest_is_best,
         document=lambda: documents[-1] if documents else {},
     )
     learner: Any = SimpleNamespace(best_weights=lambda: {"w": len(run.rows)})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,30 @@ def class_table(paths: list[Path], labels: list[str]) -> tuple[list[dict[str, An
 
 def find_class(classes: list[dict[str, Any]], wanted: str) -> int:
     """The position of the class called or numbered `wanted`. Raises UserError that lists them all."""
-    names = [entry["name"].lower() for entry in classes]
-    if wanted.lower() in names:  # first, as a class may be called by the number of another
-        return names.index(wanted.lower())
+    names = [entry["name"] for entry in classes]
+    position = positions_of(names).get(wanted, positions_of(map(folded, names)).get(folded(wanted)))
+    if position is not None:  # first, as a class may be called by the number of another
+        return position
     for position, entry in enumerate(classes):
         if wanted.isdecimal() and int(wanted) == entry["number"]:
             return position
-    near = difflib.get_close_matches(wanted.lower(), names, n=1)
+    near = difflib.get_close_matches(folded(wanted), list(map(folded, names)), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     known = ", ".join(f"{entry['number']} {entry['name']}" for entry in classes)
     raise UserError(f"Unknown class '{wanted}'.{hint}\nThe model knows: {known}; or use --class all.")
+
+
+def folded(name: str) -> str:
+    """`name` as it is compared: in any case, and in any of Unicode's ways to write it."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def positions_of(names: Iterable[str]) -> dict[str, int]:
+    """The first place of each name."""
+    found: dict[str, int] = {}
+    for position, name in enumerate(names):
+        found.setdefault(name, position)
+    return found
 
 
 def _number(entry: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,27 @@ def survey(folder: Path) -> Survey:
         found.bad += [(_relative(path, folder), "not in a class folder") for path in loose]
     else:
         raise no_images(folder)
+    deep = [
+        (_relative(path, folder), "deeper than one sub-folder")
+        for entry in inside
+        for deeper in list_entries(entry)
+        if deeper.is_dir() and not deeper.is_symlink() and not deeper.name.startswith(".")
+        for path in sorted(deeper.rglob("*"))
+        if is_image_name(path.name) and path.is_file()
+    ]
+    if len(deep) > len(found.pictures):
+        raise UserError(
+            f"{folder} has {len(found.pictures)} images such as {found.pictures[0].file}, and {len(deep)} deeper down, "
+            f"such as {deep[0][0]}.\nGive the folder right above the classes, "
+            f"such as {(folder / deep[0][0]).parent.parent}."
+        )
     if len(found.bad) > len(found.pictures):
         raise UserError(
             f"{folder} has images in two orders: {len(found.pictures)} such as {found.pictures[0].file} and "
             f"{len(found.bad)} such as {found.bad[0][0]} ({found.bad[0][1]}).\n"
             "Name all of them XXXX_YYYY (class and image number), or none; or make one sub-folder a class."
         )
-    for entry in inside:
-        found.bad += [
-            (_relative(path, folder), "deeper than one sub-folder")
-            for deeper in list_entries(entry)
-            if deeper.is_dir() and not deeper.is_symlink() and not deeper.name.startswith(".")
-            for path in sorted(deeper.rglob("*"))
-            if is_image_name(path.name) and path.is_file()
-        ]
+    found.bad += deep
     for path in [*entries, *(path for entry in inside for path in list_entries(entry))]:
         if is_unread_name(path.name):
             found.bad.append((_relative(path, folder), f"{path.suffix} files are not read: save it as PNG or JPEG"))
@@ -104,6 +112,11 @@ def _survey_flat(folder: Path, images: list[Path]) -> Survey:
         class_names = _names_in_captions(folder)
     numbers = [CLASS_NUMBER.fullmatch(path.name) for path in images]
     if not any(numbers):
+        if len(class_names or {}) > 1:
+            raise UserError(
+                f"{folder / CLASSES} names {len(class_names)} classes, but no file name starts with a class's number.\n"
+                f"Name the files like 0001_{images[0].name}, or make one sub-folder a class."
+            )
         pictures = [Picture(path, _relative(path, folder), 1) for path in images]
         return Survey(folder, pictures, {1: readable(folder.resolve().name), **(class_names or {})}, [])
     found = Survey(folder, [], class_names or {}, [], needs_classes_file=class_names is None)
@@ -242,9 +255,9 @@ def _named(pictures: list[Picture]) -> list[Picture]:
         stem = stem if stem.startswith(prefix) and stem != prefix else prefix + stem
         if len(os.fsencode(stem + suffix)) > MAX_NAME_BYTES:
             stem = f"{stem[:40]}_{hashlib.sha256(picture.file.encode()).hexdigest()[:12]}"
-        others = (f"{stem}_{own[1:].lower()}{extra}{suffix}" for extra in ("", *range(2, len(pictures) + 2)))
+        others = (f"{stem}_{own[1:].lower()}{extra}{suffix}" for extra in chain([""], count(2)))
         # Not every file system tells "A.png" from "a.png".
-        names[picture.path] = next(name for name in (stem + suffix, *others) if name.casefold() not in taken)
+        names[picture.path] = next(name for name in chain([stem + suffix], others) if name.casefold() not in taken)
         taken.add(names[picture.path].casefold())
     return [replace(picture, name=names[picture.path]) for picture in pictures]
 

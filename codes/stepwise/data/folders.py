@@ -141,22 +141,26 @@ def list_entries(folder: Path) -> list[Path]:
 
 def no_images(folder: Path) -> UserError:
     """The error for a `folder` without any image."""
-    visible = (*folder.glob("*"), *folder.glob("[!.]*/*"))
-    unread = [path for path in visible if is_unread_name(path.name) and path.is_file()]
-    advice = ""
-    if unread:
-        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
-        phone = "; an iPhone takes JPEG under Settings, Camera, Formats, Most Compatible" if ".heic" in kinds else ""
-        advice = (
-            f"{len(unread)} files there are of kinds that are not read ({kinds}): save them as PNG or JPEG{phone}.\n"
-        )
+    unread = unread_images(folder)
     deeper = next((path for path in islice(folder.glob("[!.]*/*/**/*"), LOOKED_AT) if is_image_name(path.name)), None)
     if deeper is not None and not unread:
         return UserError(
             f"No images found in {folder} or its sub-folders.\n"
             f"There are some deeper, in {deeper.parent}: give the folder right above the classes."
         )
-    return UserError(f"No images found in {folder} (wanted: {FORMATS}).\n{advice}{REMEDY}")
+    lines = (f"No images found in {folder} (wanted: {FORMATS}).", unread, REMEDY)
+    return UserError("\n".join(filter(None, lines)))
+
+
+def unread_images(folder: Path) -> str:
+    """A line about the images in `folder` and its sub-folders that are of kinds that are not read; empty if none."""
+    visible = (*folder.glob("*"), *folder.glob("[!.]*/*"))
+    unread = [path for path in visible if is_unread_name(path.name) and path.is_file()]
+    if not unread:
+        return ""
+    kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+    phone = "; an iPhone takes JPEG under Settings, Camera, Formats, Most Compatible" if ".heic" in kinds else ""
+    return f"{len(unread)} files in {folder} are of kinds that are not read ({kinds}): save them as PNG or JPEG{phone}."
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stepwise.data.classes import folded, positions_of
 from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, no_images, read_captions
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import IMAGES, BadImage, decode, fit_square, is_image_name
@@ -120,7 +121,12 @@ def load_set(name: str, paths: list[Path], labels: list[int], size: int) -> Imag
 
 
 def positions(names: list[str], classes: list[dict]) -> list[int]:
-    """Each name's place in the table of `classes`: by name in any case, or by number (class_0001, 0001); else -1."""
-    table = {entry["name"].lower(): i for i, entry in enumerate(classes)}
+    """Each name's place in the table of `classes`: by name, in any case, or by number (class_0001, 0001); else -1."""
+    known = [entry["name"] for entry in classes]
+    exact, alike = positions_of(known), positions_of(map(folded, known))
     numbered = {f"{entry['number']:04d}": i for i, entry in enumerate(classes)}
-    return [table.get(name.lower(), numbered.get(name.lower().removeprefix(CLASS_PREFIX), -1)) for name in names]
+
+    def place(name: str) -> int:
+        return exact.get(name, alike.get(folded(name), numbered.get(name.lower().removeprefix(CLASS_PREFIX), -1)))
+
+    return [place(name) for name in names]

@@ -6,6 +6,7 @@ mirrored copy is a copy as well.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,14 +36,16 @@ class Neighbours:
         return self.ratio < RATIO
 
 
-def variants(images: np.ndarray) -> np.ndarray:
-    """Each image as it is, shifted by 1/32 of its side in four directions, and all that mirrored.
+def variants(images: np.ndarray) -> Iterator[np.ndarray]:
+    """The images as they are, shifted by 1/32 of their side in four directions, and all that mirrored.
 
-    uint8 [N, S, S, 3] -> [10, N, S, S, 3].
+    uint8 [N, S, S, 3] -> ten times the same, one after another, as all of them may not fit into memory.
     """
     step = max(1, round(SHIFT * images.shape[1]))
-    moved = [images] + [_shift(images, dy, dx) for dy, dx in ((step, 0), (-step, 0), (0, step), (0, -step))]
-    return np.stack([*moved, *(picture[:, :, ::-1] for picture in moved)])
+    for picture in (images, images[:, :, ::-1]):
+        yield picture
+        for dy, dx in ((step, 0), (-step, 0), (0, step), (0, -step)):
+            yield _shift(picture, dy, dx)
 
 
 def neighbours(vectors: np.ndarray, reference: np.ndarray, *, leave_out_self: bool = False) -> Neighbours:
@@ -89,9 +92,13 @@ def data_copying(generated: Neighbours, held_out: Neighbours) -> float:
 
 def noisy_copies(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The control that must be found: each image with noise of 6 of 255 levels, every other one mirrored."""
-    copies = images + rng.normal(0, NOISE_LEVELS, images.shape)
-    copies[::2] = copies[::2, :, ::-1]
-    return copies.round().clip(0, 255).astype(np.uint8)
+    copies = np.empty_like(images)
+    for start in range(0, len(images), AT_ONCE):
+        part = images[start : start + AT_ONCE]
+        noisy = part + rng.normal(0, NOISE_LEVELS, part.shape)
+        copies[start : start + AT_ONCE] = noisy.round().clip(0, 255)
+    copies[::2] = copies[::2, :, ::-1].copy()
+    return copies
 
 
 def _shift(images: np.ndarray, dy: int, dx: int) -> np.ndarray:

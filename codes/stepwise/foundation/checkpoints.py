@@ -41,6 +41,9 @@ _MAX_PICKLE_BYTES = 64 * 2**20
 class BadCheckpoint(UserError):
     """The file is damaged, not a checkpoint of this project, or not safe to open."""
 
+    def __init__(self, why: str, remedy: str = "Give an intact one that 3A or 3B wrote; no other .pt can be read."):
+        super().__init__(f"{why}\n{remedy}")
+
 
 def save(path: Path, document: dict[str, Any]) -> None:
     """Write `document` (plain data: dict, list, str, int, float, bool, None, dense tensors) to `path`.
@@ -77,8 +80,8 @@ def load(path: Path) -> dict[str, Any]:
         raise BadCheckpoint(f"{path} is not a stepwise checkpoint.")
     if document["format_version"] != FORMAT_VERSION:
         raise BadCheckpoint(
-            f"{path} has checkpoint format {document['format_version']}, this version reads {FORMAT_VERSION}.\n"
-            "Use the stepwise version that wrote it, or train again."
+            f"{path} has checkpoint format {document['format_version']}, this version reads {FORMAT_VERSION}.",
+            "Use the stepwise version that wrote it, or train again.",
         )
     return document
 
@@ -86,10 +89,12 @@ def load(path: Path) -> dict[str, Any]:
 def verify(path: Path) -> str:
     """Compare the file with the SHA-256 that it carries and return the digest. Raises BadCheckpoint."""
     if path.is_dir():
-        raise BadCheckpoint(f"{path} is a folder, not a checkpoint file.\nGive the file in it, such as best_model.pt.")
+        raise BadCheckpoint(
+            f"{path} is a folder, not a checkpoint file.", "Give the file in it, such as best_model.pt."
+        )
     size = path.stat().st_size
     if size < _COMMENT_SIZE + _END_RECORD.size:
-        raise BadCheckpoint(f"{path} is damaged: only {size} bytes long. Resume from or copy an intact one.")
+        raise BadCheckpoint(f"{path} is damaged: only {size} bytes long.")
     digest = hashlib.sha256()
     with _open(path) as file:
         remaining = size - _COMMENT_SIZE - 2
@@ -104,7 +109,7 @@ def verify(path: Path) -> str:
     if length != struct.pack("<H", _COMMENT_SIZE) or not comment.startswith(_TAG):
         raise BadCheckpoint(f"{path} is truncated or was not written by stepwise: it carries no SHA-256.")
     if comment[len(_TAG) :] != digest.hexdigest().encode():
-        raise BadCheckpoint(f"{path} is damaged: its content does not fit its SHA-256. Use an intact copy.")
+        raise BadCheckpoint(f"{path} is damaged: its content does not fit its SHA-256.")
     return digest.hexdigest()
 
 

@@ -43,6 +43,8 @@ class RunFolder:
         self._lock = FileLock(path / ".run.lock")
         if not writes:
             return
+        import tensorboard  # noqa: F401  # to be missed now, not after the first epoch
+
         self._take_lock()
         for torn in path.glob(".*.tmp"):
             torn.unlink()

@@ -16,7 +16,7 @@ def grid_autoencoder(image_size: int, downsample: int, latent_channels: int | No
     if image_size % downsample or image_size // downsample < 4:
         raise UserError(
             f"--image-size {image_size} with --downsample {downsample} leaves no grid of whole cells, 4 x 4 or more.\n"
-            "Choose an --image-size that is a multiple of --downsample, 4 times as large at least."
+            f"Choose --image-size {' or '.join(map(str, sizes_to_halve(image_size, downsample)))}."
         )
     factors = {2: [1, 2], 4: [1, 1, 2], 8: [1, 1, 2, 4], 16: [1, 1, 2, 4, 4]}[downsample]
     return {
@@ -39,6 +39,8 @@ def vector_autoencoder(image_size: int, latent_dim: int, base: int) -> dict[str,
         )
     factors = [1, 2, 2, *[4] * halvings][: halvings + 1]
     widths = [base * factor for factor in factors]
+    cells = (image_size // 2**halvings) ** 2
+    hidden = math.ceil(2 * latent_dim / cells)  # channels before the vector: fewer would bound what it can hold
     return {
         "kind": "vector",
         "latent_dim": latent_dim,
@@ -46,6 +48,7 @@ def vector_autoencoder(image_size: int, latent_dim: int, base: int) -> dict[str,
         "widths": widths,
         "layers": 1,
         "groups": _groups(base),
+        **({"hidden": hidden} if hidden > 16 else {}),
     }
 
 
@@ -73,7 +76,7 @@ def unet(
     if base % 8:
         raise UserError(f"--base-channels {base} is not a multiple of 8.\nChoose a multiple of 32 if speed counts.")
     channels, side = latent_shape[0], latent_shape[1]
-    levels = next((n for n in ((3, 2) if side >= 16 else (2,)) if side % 2 ** (n - 1) == 0), 1)
+    levels = unet_levels(side)
     return {
         "kind": "unet",
         "channels": channels,
@@ -86,6 +89,22 @@ def unet(
         "num_classes": num_classes,
         **({"augment_dim": augment_dim} if augment_dim else {}),
     }
+
+
+def unet_levels(side: int) -> int:
+    """Levels of a U-Net on `side` cells: three from 16 cells on, else two; fewer where they cannot be halved."""
+    return next((levels for levels in range(wanted_levels(side), 1, -1) if side % 2 ** (levels - 1) == 0), 1)
+
+
+def wanted_levels(side: int) -> int:
+    return 3 if side >= 16 else 2
+
+
+def sizes_to_halve(image_size: int, downsample: int) -> list[int]:
+    """The image sizes next to this one, below and above, whose grids give a U-Net all its levels."""
+    good = [side for side in range(4, image_size // downsample + 6) if unet_levels(side) == wanted_levels(side)]
+    sizes = [side * downsample for side in good]
+    return [*[size for size in sizes if size < image_size][-1:], *[size for size in sizes if size > image_size][:1]]
 
 
 def vector_net(latent_dim: int, width: int, dropout: float, num_classes: int, augment_dim: int = 0) -> dict[str, Any]:

@@ -84,7 +84,9 @@ def add_compile_flag(group: argparse._ArgumentGroup) -> None:
 def add_checkpoint_flags(parser: Parser) -> None:
     """The flags of every training script for its checkpoints."""
     group = parser.add_argument_group("checkpoints")
-    group.add_argument("--resume", metavar="auto|PATH", help="continue: the newest intact checkpoint, or this one")
+    group.add_argument(
+        "--resume", metavar="auto|PATH", help="continue: the newest intact checkpoint, or this one (not best_model.pt)"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace the run that the output folder holds")
     group.add_argument(
         "--keep-checkpoints", type=positive_int, default=3, help="numbered checkpoints to keep, newest first"
@@ -102,6 +104,14 @@ def parse(parser: Parser, argv: list[str] | None = None) -> argparse.Namespace:
     if getattr(args, "resume", None) == "auto" and args.overwrite:
         parser.error("--resume auto continues the run in --output-dir, --overwrite replaces it: give one of them")
     return args
+
+
+def refuse_unused(parser: Parser, args: argparse.Namespace, why: str, *names: str) -> None:
+    """End with an error where one of the flags `names` was set to something, which `why` leaves without effect."""
+    for name in names:
+        value = getattr(args, name)
+        if value and value != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} {value} has no effect in {why}: leave one of them out")
 
 
 def positive_int(text: str) -> int:
@@ -202,6 +212,8 @@ stop_signal = StopSignal()
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and end the process: 0, or 2 with one to three lines for what a user can mend."""
     stop_signal.install()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a log file on Windows may know few letters
     try:
         code = main() or 0
     except UserError as error:

@@ -159,7 +159,7 @@ def _finish(run: RunState, plan: Plan) -> None:
         )
     print(f"Stopped: {reason}. {run.clock.epoch} epochs, {minutes:.1f} minutes, peak memory {peak_memory_mib()} MiB.")
     best = run.folder.path / "best_model.pt"
-    kept = "Newest, as a discriminator trains beside it" if plan.newest_is_best() else "Best"
+    kept = "Newest, as a discriminator trains beside it" if plan.newest_is_best(run.clock.progress) else "Best"
     print(f"{kept}: {plan.monitor} {run.best['value']:.4f} in epoch {run.best['epoch']}: {best}")
     if plan.next_command:
         print(f"\nNext: {plan.next_command}")

@@ -22,6 +22,7 @@ from stepwise.training.pretrained import FrozenVAE
 
 FEWEST = 8  # images that a distance between two sets needs: its halves must have neighbours to look at
 PIXEL_SPACE = 32
+AT_ONCE = 32  # images of 128 px that a network or a measure of pictures takes together
 SPACES = {"pixel": "at 32 px", "latent": "in the VAE's latent space"}
 
 
@@ -203,7 +204,7 @@ class Judge:
     def _latents(self, images: np.ndarray) -> np.ndarray:
         vae = self.settings.vae
         assert vae is not None
-        parts = to_tensor(_resized(images, vae.image_size)).split(64)
+        parts = to_tensor(_resized(images, vae.image_size)).split(AT_ONCE)
         return np.concatenate([vae.encode(part.to(vae.device.device))[0].flatten(1).cpu().numpy() for part in parts])
 
     def _rng(self, name: str) -> np.random.Generator:
@@ -241,12 +242,14 @@ def require_enough(train: ImageSet, held_out: ImageSet, classes: list[dict[str, 
 def reconstruction(held_out: ImageSet, vae: FrozenVAE, seed: int) -> tuple[Result, np.ndarray]:
     """PSNR, SSIM and (where its weights can be had) LPIPS of `vae` on the held-out images, and its pictures of them."""
     x = to_tensor(_resized(held_out.images, vae.image_size))
-    device = vae.device.device
-    x_hat = torch.cat([vae.decode(vae.encode(part.to(device))[0]).cpu() for part in x.split(64)])
+    device, at_once = vae.device.device, max(1, AT_ONCE * 128**2 // vae.image_size**2)
+    x_hat = torch.cat([vae.decode(vae.encode(part.to(device))[0]).cpu() for part in x.split(at_once)])
     result = Result()
     for name, measure in (("psnr", psnr), ("ssim", ssim), ("lpips", lpips)):
         try:
-            result.figures[name] = of_mean(measure(x_hat, x).numpy(), numpy_rng(seed, "quality", name))
+            parts = zip(x_hat.split(at_once), x.split(at_once), strict=True)
+            values = torch.cat([measure(*pair) for pair in parts])
+            result.figures[name] = of_mean(values.numpy(), numpy_rng(seed, "quality", name))
         except UserError as error:
             result.skipped.append(f"{name.upper()} was left out. {' '.join(str(error).split())}")
     return result, to_uint8(x_hat)

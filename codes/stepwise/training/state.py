@@ -82,8 +82,8 @@ class Plan:
     batches(epoch, batch) yields batches from that position on, epoch after epoch.
     validate() returns named values, `monitor` among them (lower is better).
     preview(epoch, rows) writes pictures and plots; document() gives what a checkpoint must hold
-    beside the learners. has_settled(progress), is_low(progress): see Stopper. newest_is_best(): from now on `monitor`
-    does not tell what is best, and the newest weights are kept. `show` names further columns for the
+    beside the learners. has_settled(progress), is_low(progress): see Stopper. newest_is_best(progress): `monitor` does
+    not tell any more what is best, and the newest weights are kept. `show` names further columns for the
     progress bar; `next_command` is what a user types after this.
     """
 
@@ -105,7 +105,7 @@ class Plan:
     on_validation: Callable[[float], None] = lambda value: None
     has_settled: Callable[[float], bool] = lambda progress: True
     is_low: Callable[[float], bool] = lambda progress: True
-    newest_is_best: Callable[[], bool] = lambda: False
+    newest_is_best: Callable[[float], bool] = lambda progress: False
     next_command: str = ""
     world: World = ALONE
 
@@ -161,6 +161,9 @@ class RunState:
         self.best = self.world.from_main(self.best)
         self.folder.write_metrics(self.rows)
         print(f"Resuming after {self.clock.epoch} epochs and {self.clock.step} steps.")
+        if any(document["args"][name] != getattr(self.args, name) for name in ("epochs", "max_minutes")):
+            share = f"{self.clock.progress:.0%}"
+            print(f"The run has another length now, and its schedules with it: {share} of it are done.")
 
     def agree(self) -> None:
         """Set the clock, and stop if a signal asks for it: in all processes alike, at the same step."""
@@ -237,7 +240,7 @@ class RunState:
         return value
 
     def _keep_if_best(self, value: float) -> None:
-        if value < self.best["value"] or (self.plan.newest_is_best() and math.isfinite(value)):
+        if value < self.best["value"] or (self.plan.newest_is_best(self.clock.progress) and math.isfinite(value)):
             self.best = {"value": value, **self.rows[-1]}
             if self.world.is_main:
                 self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}

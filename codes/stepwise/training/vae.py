@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stepwise.evaluation.reconstruction import psnr, ssim
 from stepwise.foundation.devices import Device
-from stepwise.foundation.images import save_grid, to_uint8
+from stepwise.foundation.images import fit_square, save_grid, to_uint8
 from stepwise.foundation.paths import make_folder
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import noise_like
@@ -46,6 +48,17 @@ def choose_perceptual(
         if net is None:
             net = perceptual.build(wanted, file)[0]
     return net.to(device.device), wanted, line
+
+
+def some_of(images: Sequence[np.ndarray], index: list[int], most: int, size: int) -> Tensor:
+    """At most so many of the images [H, W, 3] at `index`, spread evenly, as squares: uint8 [N, 3, size, size]."""
+
+    def square(place: int) -> np.ndarray:
+        stop_signal.check()
+        return fit_square(images[index[place]], size)
+
+    places = np.linspace(0, len(index) - 1, min(len(index), most)).round().astype(int)
+    return torch.from_numpy(np.stack([square(place) for place in places]).transpose(0, 3, 1, 2))
 
 
 class VAEMonitor:
