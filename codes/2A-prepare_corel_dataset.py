@@ -71,6 +71,11 @@ def main(argv: list[str] | None = None) -> int:
 
     print_summary(pictures, held, found.class_names)
     print_findings(output, bad, twins)
+    if dark := [picture.file for picture in pictures if picture.dark]:
+        print(
+            f"Dark:        {len(dark)} converted images are almost black, such as {dark[0]}. If they hold 10, 12 or 14 "
+            "bits a number, stretch them to 16 first"
+        )
     if not args.no_visualize:
         shown = [picture for picture in pictures if picture.name not in held]
         print(f"Samples:     {draw_samples(writable_folder(figs_dir) / FIGURE, output, shown, found.class_names)}")

@@ -302,6 +302,15 @@ def test_converted_images_become_png_and_never_collide(base: Path) -> None:
     assert (folder / "0001_x.png").samefile(data / "0001_x.png")
 
 
+def test_converted_images_that_come_out_almost_black_are_named(base: Path) -> None:
+    """Numbers of 12 bits in a file of 16 are darker than an eighth of what such a file can hold."""
+    low = np.linspace(0, 4095, 48 * 48).reshape(48, 48).astype(np.uint16)
+    assert "Dark:" not in prepare(base)
+    Image.fromarray(low).save(base / "data/corel/0001_low.tif")
+    Image.fromarray(low * 16).save(base / "data/corel/0001_high.tif")
+    assert "Dark:        1 converted images are almost black, such as 0001_low.tif." in prepare(base)
+
+
 def test_duplicates_are_reported_and_stay_on_one_side(base: Path) -> None:
     data = base / "data/corel"
     for image in range(10):

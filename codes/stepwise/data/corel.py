@@ -32,6 +32,7 @@ from stepwise.foundation.images import BadImage, decode_with_form, is_image_name
 
 CLASSES = "classes.txt"
 MAX_CLASSES = 9999
+DARK = 31  # of 255
 MAX_NAME_BYTES = 200  # room below the file systems' 255 for a temporary file's name
 _CLASS_LINE = re.compile(r"([0-9]{1,4})\s+(\S.*)")
 _NUMBERED_FOLDER = re.compile(r"(?:class_)?([0-9]{1,4})")
@@ -48,6 +49,7 @@ class Picture:
     plain: bool = False  # the file itself holds upright 8-bit RGB
     digest: str = ""  # SHA-256 of the decoded pixels and their size
     name: str = ""  # XXXX_YYYY.EXT
+    dark: bool = False  # no number above DARK, in a file that had to be converted
 
 
 @dataclass
@@ -236,7 +238,8 @@ def _examine(picture: Picture, root: Path) -> Picture | str:
         return bad.reason
     except (OSError, RuntimeError) as error:  # links that lead in a circle
         return f"unreadable: {getattr(error, 'strerror', None) or error}"
-    return replace(picture, plain=plain, digest=pixel_digest(image))
+    dark = not plain and max(high for _, high in image.getextrema()) <= DARK
+    return replace(picture, plain=plain, digest=pixel_digest(image), dark=dark)
 
 
 def pixel_digest(image: Any) -> str:

@@ -23,7 +23,7 @@ from stepwise.training.config import config_flags, did_you_mean
 
 OUT_OF_MEMORY_ADVICE = (
     "Out of memory. Reduce --batch-size (16 -> 8 -> 4); when training, raise --grad-accum to keep the\n"
-    "effective batch. Or train the VAE at a smaller --image-size (128 -> 64). --num-workers 0 saves RAM."
+    "effective batch. Or a smaller --image-size (128 -> 64; so in 3D). --num-workers 0 saves RAM."
 )
 
 
