@@ -173,6 +173,8 @@ def main(argv: list[str] | None = None) -> int:
             f"Image size mismatch: --image-size {args.image_size}, but the VAE was trained at {vae.image_size}.\n"
             f"Pass --image-size {vae.image_size} (or leave the flag out), or train a VAE at {args.image_size}."
         )
+    if vae.config["kind"] == "vector" and args.layers != LAYERS:
+        advice.give(f"--layers {args.layers} has no effect: it belongs to a grid latent, and this one is a vector.")
     args.image_size = vae.image_size
     folder = RunFolder(resolve(args.base_dir, args.output_dir), world.is_main)
     state = find_state(args, folder, "3B", FIXED_FLAGS, world)
@@ -187,8 +189,6 @@ def main(argv: list[str] | None = None) -> int:
     if len(latent_shape) == 3:
         config = presets.unet(latent_shape, args.base_channels or 96, args.layers, args.dropout, num_classes, told)
     else:
-        if args.layers != LAYERS:
-            raise UserError("--layers belongs to a grid latent; this VAE has a vector latent.\nLeave it out.")
         config = presets.vector_net(latent_shape[0], args.base_channels or 512, args.dropout, num_classes, told)
     order = Order(len(data.train), args.batch_size, args.seed)
     rows = world.rows(order.size)

@@ -227,6 +227,7 @@ def vector(server: Server, images: Path) -> Path:
     files = ("--vae-checkpoint", folder / "vae/best_model.pt", "--image-dir", images)
     done = server.run("3B", *files, "--output-dir", folder / "denoiser", *DENOISER_FLAGS, "--epochs", 2)
     assert done.code == 0, done.err
+    assert "--layers 1 has no effect" in done.out
     return folder
 
 
