@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stepwise.foundation.devices import peak_memory_mib
+from stepwise.foundation.devices import hand_back_freed_memory, peak_memory_mib
 from stepwise.foundation.errors import Interrupted, UserError
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import derive
@@ -131,6 +131,7 @@ def _write_outputs(run: RunState, plan: Plan) -> None:
     if run.clock.epoch % plan.preview_every == 0:
         plan.preview(run.clock.epoch, run.rows)
         run.previewed = run.clock.epoch
+        hand_back_freed_memory()
 
 
 def _finish(run: RunState, plan: Plan) -> None:
