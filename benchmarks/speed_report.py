@@ -152,7 +152,8 @@ def _growth(found: dict[str, Any]) -> str:
     keys = [key for key in names if key in samples[0]]
     rows = [[number(s["step"], 9), *(number(s[key], 6) for key in keys), number(s["seconds"])] for s in samples]
     start = samples[len(samples) // 5]["step"]
-    note = f"From step {start:,} to step {samples[-1]['step']:,}: {speed_bars.grown(samples):+.1f} MiB without the files.\n"
+    growth = f"{speed_bars.grown(samples):+.1f} MiB without the files"
+    note = f"From step {start:,} to step {samples[-1]['step']:,}: {growth}.\n"
     return table(["step", *(names[key] for key in keys), "seconds since the start"], rows) + "\n" + note
 
 
