@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 from stepwise.diffusion.guidance import GUIDE_AT
@@ -17,6 +18,7 @@ FIXED_FLAGS = (
 )
 EPOCHS = 500
 LAYERS = 2
+PATIENCE, PATIENT_STEPS = 30, 300
 PEAK_LR = {"grid": 5e-4, "vector": 1e-4}
 
 
@@ -93,8 +95,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     stop.add_argument(
         "--early-stopping-patience",
         type=cli.non_negative_int,
-        default=30,
-        help="epochs without gain, counted while the learning rate is low; 0: never",
+        help=f"epochs without gain, counted while the learning rate is low; 0: never (default: {PATIENCE}, and of few "
+        f"images as many as make {PATIENT_STEPS} steps)",
     )
     stop.add_argument(
         "--early-stopping-delta", type=cli.non_negative_float, default=1e-5, help="smallest gain that counts"
@@ -193,6 +195,8 @@ def main(argv: list[str] | None = None) -> int:
     order = Order(len(data.train), args.batch_size, args.seed)
     rows = world.rows(order.size)
     advice.give(advice.on_length(args, EPOCHS, order.per_epoch))
+    if args.early_stopping_patience is None:
+        args.early_stopping_patience = max(PATIENCE, math.ceil(PATIENT_STEPS / order.per_epoch))
     epochs = args.epochs or NO_LIMIT
     compiled = compilation.choose(args.compile, state, device, epochs * order.per_epoch, args.max_minutes)
     args.compile = "on" if compiled else "off"
