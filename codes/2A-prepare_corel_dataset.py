@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     print_findings(output, bad, twins)
     if dark := [picture.file for picture in pictures if picture.dark]:
         print(
-            f"Dark:        {len(dark)} converted images are almost black, such as {dark[0]}. If they hold 10, 12 or 14 "
+            f"Dark:        {len(dark)} converted images are almost black, such as {dark[0]}. If they hold 10 or 12 "
             "bits a number, stretch them to 16 first"
         )
     if not args.no_visualize:

@@ -119,18 +119,18 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
     args.latent = args.latent or ("vector" if args.latent_dim else "grid")
     if args.latent == "vector" and (args.latent_channels or args.downsample):
         parser.error("--latent-channels and --downsample belong to --latent grid; a vector latent has --latent-dim")
+    if args.no_perceptual and args.perceptual_weights:
+        parser.error("--perceptual-weights and --no-perceptual exclude each other")
     if args.no_perceptual:
-        cli.refuse_unused(parser, args, "--no-perceptual", "perceptual_weights", "perceptual_weight", "perceptual_net")
-    if args.latent == "vector":
-        args.latent_dim = args.latent_dim or 128
-    else:
-        args.downsample = args.downsample or 8
+        cli.remark_unused(parser, args, "with --no-perceptual", "perceptual_weight", "perceptual_net")
+    args.latent_dim = args.latent_dim or (128 if args.latent == "vector" else None)
+    args.downsample = args.downsample or (8 if args.latent == "grid" else None)
     args.kl_target = KL_TARGET[args.latent] if args.kl_target is None else args.kl_target
     if args.adversarial_weight is None:
         judged = args.latent == "grid" and args.image_size >= SMALLEST_JUDGED
         args.adversarial_weight = ADVERSARIAL_WEIGHT if judged else 0.0
     if not args.adversarial_weight:
-        cli.refuse_unused(parser, args, "a run without a discriminator (--adversarial-weight 0)", "adversarial_start")
+        cli.remark_unused(parser, args, "without a discriminator (--adversarial-weight)", "adversarial_start")
     args.epochs = args.epochs or (EPOCHS if args.max_minutes is None else None)
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
     return args
@@ -284,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
         keep_checkpoints=args.keep_checkpoints,
         max_minutes=args.max_minutes,
         stopper=Stopper(),
-        newest_is_best=lambda progress: critic is not None and critic.acts(progress) and critic.has_acted,
+        newest_is_best=lambda progress: critic is not None and critic.is_heard(progress),
         world=world,
         next_command=cli.next_command(
             "3B-train-diffusion-from-scratch-corel.py",

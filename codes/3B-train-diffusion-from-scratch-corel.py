@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 
 from stepwise.diffusion.guidance import GUIDE_AT
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
 from stepwise.training import cli, inputs
+from stepwise.training.stopping import PATIENCE, PATIENT_STEPS, Stopper, default_patience
 
 FIXED_FLAGS = (
     *("batch_size", "grad_accum", "image_size", "augment", "augment_variants", "val_split", "seed"),
@@ -18,7 +18,6 @@ FIXED_FLAGS = (
 )
 EPOCHS = 500
 LAYERS = 2
-PATIENCE, PATIENT_STEPS = 30, 300
 PEAK_LR = {"grid": 5e-4, "vector": 1e-4}
 
 
@@ -127,11 +126,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.oscillation_window in (1, 2):
         parser.error("--oscillation-window must be 3 at least to see ups and downs, or 0: never")
     if args.no_ema:
-        cli.refuse_unused(parser, args, "--no-ema", "ema_decay")
+        cli.remark_unused(parser, args, "with --no-ema", "ema_decay")
     if args.augment == "none":
-        cli.refuse_unused(parser, args, "--augment none", "augment_variants")
+        cli.remark_unused(parser, args, "with --augment none", "augment_variants")
     if not args.class_conditional:
-        cli.refuse_unused(parser, args, "a run without --class-conditional", "label_dropout")
+        cli.remark_unused(parser, args, "without --class-conditional", "label_dropout")
         args.label_dropout = 0.0
     return args
 
@@ -164,7 +163,6 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.pretrained import load_vae, require_same_vae
     from stepwise.training.resume import find_state, require_same_images
     from stepwise.training.schedules import Plateau, has_settled, is_low, learning_rate, warm_up
-    from stepwise.training.stopping import Stopper
 
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
     world = distributed.join(device)
@@ -196,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = world.rows(order.size)
     advice.give(advice.on_length(args, EPOCHS, order.per_epoch))
     if args.early_stopping_patience is None:
-        args.early_stopping_patience = max(PATIENCE, math.ceil(PATIENT_STEPS / order.per_epoch))
+        args.early_stopping_patience = default_patience(order.per_epoch, state)
     epochs = args.epochs or NO_LIMIT
     compiled = compilation.choose(args.compile, state, device, epochs * order.per_epoch, args.max_minutes)
     args.compile = "on" if compiled else "off"

@@ -277,14 +277,7 @@ def test_generation_seed_is_drawn_anew() -> None:
         ("3A", ["--latent-dim", "64", "--downsample", "8"]),
         ("3A", ["--latent", "vector", "--latent-channels", "4"]),
         ("3A", ["--no-perceptual", "--perceptual-weights", "vgg.pth"]),
-        ("3A", ["--no-perceptual", "--perceptual-net", "vgg16"]),
-        ("3A", ["--no-perceptual", "--perceptual-weight", "0.1"]),
-        ("3A", ["--adversarial-weight", "0", "--adversarial-start", "0.2"]),
-        ("3A", ["--latent", "vector", "--adversarial-start", "0.2"]),
         ("3B", ["--lr", "1e-6"]),
-        ("3B", ["--label-dropout", "0.2"]),
-        ("3B", ["--no-ema", "--ema-decay", "0.9"]),
-        ("3B", ["--augment", "none", "--augment-variants", "8"]),
         ("3B", ["--timesteps", "1"]),
         ("3B", ["--augment-variants", "1"]),
         ("3B", ["--prediction", "eps", "--schedule", "cosine"]),
@@ -304,6 +297,31 @@ def test_contradictions_are_refused(script: str, flags: list[str], capsys: pytes
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert len(message.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "unused"),
+    [
+        ("3A", ["--no-perceptual", "--perceptual-net", "vgg16"], "--perceptual-net vgg16"),
+        ("3A", ["--no-perceptual", "--perceptual-weight", "0.1"], "--perceptual-weight 0.1"),
+        ("3A", ["--adversarial-weight", "0", "--adversarial-start", "0.2"], "--adversarial-start 0.2"),
+        ("3A", ["--latent", "vector", "--adversarial-start", "0.2"], "--adversarial-start 0.2"),
+        ("3B", ["--label-dropout", "0.2"], "--label-dropout 0.2"),
+        ("3B", ["--no-ema", "--ema-decay", "0.9"], "--ema-decay 0.9"),
+        ("3B", ["--augment", "none", "--augment-variants", "8"], "--augment-variants 8"),
+        ("3A", ["--adversarial-start", "0.2"], None),
+        ("3B", ["--class-conditional", "--label-dropout", "0.2"], None),
+        ("3B", ["--no-ema"], None),
+    ],
+)
+def test_what_has_no_effect_is_said(
+    script: str, flags: list[str], unused: str | None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse(script, *flags)
+    assert capsys.readouterr().out.startswith(f"Note: {unused} has no effect with" if unused else "")
+    monkeypatch.setenv("RANK", "1")
+    parse(script, *flags)
+    assert capsys.readouterr().out == ""
 
 
 PROBE = """

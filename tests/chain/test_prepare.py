@@ -231,6 +231,14 @@ def test_a_folder_above_the_classes_with_a_stray_image_is_refused(tmp_path: Path
     prepare(tmp_path, "--data-dir", "data/corel/train")
 
 
+def test_thumbnails_below_the_photos_are_left_out(tmp_path: Path) -> None:
+    for name in "abcd":
+        draw(tmp_path / f"data/corel/cats/@eaDir/{name}.png", ord(name))
+    draw(tmp_path / "data/corel/cats/a.png", 0)
+    prepare(tmp_path)
+    assert names_in(prepared(tmp_path) / "corel_all") == {"0001_a.png"}
+
+
 def test_class_names_that_no_file_bears_are_refused(tmp_path: Path) -> None:
     draw(tmp_path / "data/corel/1_0.png", 0)
     draw(tmp_path / "data/corel/2_0.png", 1)

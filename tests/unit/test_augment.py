@@ -145,13 +145,13 @@ def test_colour_goes_where_the_parameters_say():
     assert _altered(image, 16, numbers, False)[0, 0].tolist() == pytest.approx([128] * 3, abs=1)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CHOICES if kind != "none"])
-@pytest.mark.parametrize("side", [16, 32, 64])
+@pytest.mark.parametrize("kind", ALWAYS)
+@pytest.mark.parametrize("side", [16, 32])
 def test_small_images_are_not_enlarged_into_blocks(kind, side):
-    """A smooth ramp stays smooth: enlarged by areas, neighbouring pixels would be equal in most places."""
+    """A smooth ramp stays smooth: enlarged by areas, neighbouring pixels would be equal in half of the places."""
     ramp = np.linspace(0, 255, side).round().astype(np.uint8)
     image = np.stack([np.broadcast_to(ramp, (side, side))] * 3, axis=2)
     augment = Augment(kind, 64, 0, "train")
     for index in range(5):
         row = augment(image, 0, index)[32, :, 0].astype(int)
-        assert np.abs(np.diff(row)).max() <= 3 * 255 / 64, "steps between blocks"
+        assert (np.diff(row) == 0).mean() < 0.2

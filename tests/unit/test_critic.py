@@ -57,6 +57,15 @@ def test_the_weight_makes_both_pull_equally_hard() -> None:
     assert adversarial.adaptive_weight(first, 0 * second).item() == adversarial.LARGEST
 
 
+def test_it_is_heard_when_it_acts_and_has_acted() -> None:
+    """A run that is lengthened goes back to before its start: then the distance to images counts again."""
+    critic = Critic(CPU, ALONE, 32, weight=0.3, start=0.5, grad_accum=1)
+    assert not critic.is_heard(0.4) and not critic.is_heard(0.6)
+    x = torch.rand(2, 3, 32, 32)
+    critic.learn(x, -x, 1.0)
+    assert critic.is_heard(0.6) and not critic.is_heard(0.4)
+
+
 def test_a_compiled_autoencoder_can_be_pulled_at() -> None:
     """A compiled graph gives its buffers away in its first derivative, so the last layer stays out of it.
 
@@ -105,12 +114,12 @@ def test_half_precision_is_enough_for_its_judgement() -> None:
     assert 0 < judge.blame(loss, x_hat, layer.weight, 0.9).abs().item() < 100
     for _ in range(5):  # the scale of the loss has to find its size first
         assert torch.isfinite(judge.learn(torch.rand(2, 3, 32, 32), x_hat, share=1.0))
-    assert judge.has_acted
+    assert judge.is_heard(1.0)
 
 
 def test_its_judgement_reaches_the_pictures_but_not_itself() -> None:
     judge = critic()
-    assert not judge.acts(0.24) and judge.acts(0.25) and not judge.has_acted
+    assert not judge.acts(0.24) and judge.acts(0.25) and not judge.is_heard(1.0)
     layer = torch.nn.Conv2d(3, 3, 1)
     x = torch.rand(2, 3, 32, 32)
     for progress, grown in ((0.25, 0.0), (0.275, 0.5), (0.3, 1.0), (0.9, 1.0)):

@@ -40,7 +40,7 @@ def test_a_folder_of_a_phone_says_how_to_get_images(tmp_path):
     for name in ("cats/IMG_1.HEIC", "a.gif", ".heic", ".thumbs/b.gif", "c.gif/readme.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    words = ("are of kinds that are not read (.gif, .heic)", "JPEG", "iPhone", "--base-dir")
+    words = ("2 files in", "are of kinds that are not read (.gif, .heic)", "JPEG", "iPhone", "--base-dir")
     fails(lambda: folders.read_labels(tmp_path), "No images found in", *words)
 
 

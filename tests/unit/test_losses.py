@@ -255,3 +255,22 @@ def test_a_failed_download_names_the_remedies(offline, monkeypatch, error):
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     fails("vgg16", None, str(error), *REMEDIES)
     assert str(error) in perceptual.build("auto", None)[2]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 30)])
+def test_pyramid_takes_a_slope_for_no_edge(size):
+    """What is linear is the same at every scale: nothing of it is left in the fine bands, but at the border."""
+    net = LaplacianPyramid()
+    down, right = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
+    slope = (0.01 * down + 0.02 * right).expand(1, 3, *size)
+    coarse = net._reduced(slope)
+    torch.testing.assert_close(coarse[..., 2:-2, 2:-2], slope[..., ::2, ::2][..., 2:-2, 2:-2])
+    left = slope - net._expanded(coarse)[:, :, : size[0], : size[1]]
+    assert left[..., 6:-6, 6:-6].abs().max() < 1e-5
+
+
+def test_pyramid_is_the_same_under_autocast():
+    x, y = randn(1, 3, 32, 32).float(), randn(1, 3, 32, 32, seed=1).float()
+    wanted = LaplacianPyramid()(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(LaplacianPyramid()(x, y), wanted)

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from stepwise.evaluation.reconstruction import psnr, ssim
+from stepwise.evaluation import reconstruction
+from stepwise.evaluation.reconstruction import lpips, psnr, ssim
 
 PICTURES = torch.rand((4, 3, 32, 32), generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
 NOISE = torch.randn(PICTURES.shape, generator=torch.Generator().manual_seed(1))
@@ -58,3 +61,26 @@ def test_half_precision_reconstructions(measure):
     found = measure((PICTURES + 0.1 * NOISE).bfloat16(), PICTURES)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, measure(PICTURES + 0.1 * NOISE, PICTURES), rtol=0.02, atol=0.01)
+
+
+def test_lpips_judges_each_image_alone(monkeypatch):
+    """With a VGG16 of random weights: what is checked is what is asked of the library."""
+    import torchvision
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
+
+    made = []
+
+    def untrained(weights=None, **options):
+        torch.manual_seed(0)
+        made.append(weights)
+        return SimpleNamespace(features=torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]))
+
+    monkeypatch.setattr(torchvision.models, "vgg16", untrained)
+    monkeypatch.setattr(reconstruction.weight_files, "find", lambda *asked: ("file", "cache"))
+    x_hat = PICTURES + 0.2 * NOISE
+    x_hat[2] = PICTURES[2]
+    found = lpips(x_hat, PICTURES)
+    assert len(made) == 1, "one network for all"
+    assert found[2] == 0 and (found[[0, 1, 3]] > 0).all()
+    wanted = learned_perceptual_image_patch_similarity(x_hat.clamp(-1, 1), PICTURES, net_type="vgg", reduction="none")
+    torch.testing.assert_close(found, wanted.reshape(-1))

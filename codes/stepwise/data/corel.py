@@ -89,7 +89,8 @@ def survey(folder: Path) -> Survey:
         for path in sorted(deeper.rglob("*"))
         if is_image_name(path.name) and path.is_file()
     ]
-    if len(deep) > len(found.pictures):
+    own, below = len({path.parent for path in nested}), len({file.split("/")[0] for file, _ in deep})
+    if len(deep) > len(found.pictures) and below > own:  # not thumbnails or edits below the photos
         raise UserError(
             f"{folder} has {len(found.pictures)} images such as {found.pictures[0].file}, and {len(deep)} deeper down, "
             f"such as {deep[0][0]}.\nGive the folder right above the classes, "

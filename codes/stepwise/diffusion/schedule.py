@@ -22,7 +22,7 @@ class Schedule:
 
     kind: str
     alpha_bar: Tensor
-    _on: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _on: dict[torch.device, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def timesteps(self) -> int:

@@ -21,7 +21,8 @@ REMEDIES = (
 class LaplacianPyramid(nn.Module):
     """Mean absolute difference of Laplacian pyramids: weights 1, 2, 4, ... from the finest level, 1 for what is left.
 
-    x, y: [B, 3, S, S] in [-1, 1] -> scalar. After Bojanowski et al. 2018 (GLO).
+    x, y: [B, 3, S, S] in [-1, 1] -> scalar, in float32 under any autocast. After Bojanowski et al. 2018 (GLO); the
+    pyramid is that of Burt and Adelson 1983 (equations 1 and 2).
     """
 
     def __init__(self, levels: int = 4):
@@ -31,19 +32,26 @@ class LaplacianPyramid(nn.Module):
         self.register_buffer("kernel", (row[:, None] * row).expand(3, 1, 5, 5).contiguous(), persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        difference = x.float() - y.float()  # the pyramid is linear: one for the difference is enough
-        total = difference.new_zeros(())
-        for level in range(self.levels):
-            if min(difference.shape[-2:]) < 4:
-                break
-            coarse = self._blur(difference)[:, :, ::2, ::2]
-            fine = F.interpolate(coarse, size=difference.shape[-2:], mode="bilinear", align_corners=False)
-            total = total + 2**level * (difference - fine).abs().mean()
-            difference = coarse
-        return total + difference.abs().mean()
+        with torch.autocast(x.device.type, enabled=False):
+            difference = x.float() - y.float()  # the pyramid is linear: one for the difference is enough
+            total = difference.new_zeros(())
+            for level in range(self.levels):
+                if min(difference.shape[-2:]) < 4:
+                    break
+                coarse = self._reduced(difference)
+                fine = self._expanded(coarse)[:, :, : difference.shape[2], : difference.shape[3]]
+                total = total + 2**level * (difference - fine).abs().mean()
+                difference = coarse
+            return total + difference.abs().mean()
 
-    def _blur(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.kernel, groups=3)
+    def _reduced(self, x: Tensor) -> Tensor:
+        """Blurred, and every other row and column of it, from the first on."""
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.kernel, stride=2, groups=3)
+
+    def _expanded(self, coarse: Tensor) -> Tensor:
+        """Zeros put between rows and columns, and blurred: [B, 3, H, W] -> a little more than [B, 3, 2H, 2W]."""
+        bordered = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
+        return F.conv_transpose2d(bordered, 4 * self.kernel, stride=2, groups=3)[:, :, 4:, 4:]
 
 
 class VGGPerceptual(nn.Module):

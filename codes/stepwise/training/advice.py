@@ -27,7 +27,7 @@ def on_length(args: argparse.Namespace, default: int, per_epoch: int) -> str:
         return ""
     enough = math.ceil(FEW_STEPS / per_epoch / 100) * 100
     return (
-        f"With so few images {default} epochs are {steps} steps, which is little to learn from. "
+        f"{default} epochs of {per_epoch} batches are {steps} steps, which is little to learn from. "
         f"Better pictures: --epochs {enough}, or --max-minutes 20."
     )
 

@@ -23,7 +23,7 @@ from stepwise.training.config import config_flags, did_you_mean
 
 OUT_OF_MEMORY_ADVICE = (
     "Out of memory. Reduce --batch-size (16 -> 8 -> 4); when training, raise --grad-accum to keep the\n"
-    "effective batch. Or a smaller --image-size (128 -> 64; so in 3D). --num-workers 0 saves RAM."
+    "effective batch. Or train the VAE at a smaller --image-size (128 -> 64); 3D has one of its own."
 )
 
 
@@ -106,12 +106,15 @@ def parse(parser: Parser, argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def refuse_unused(parser: Parser, args: argparse.Namespace, why: str, *names: str) -> None:
-    """End with an error where one of the flags `names` was set to something, which `why` leaves without effect."""
+def remark_unused(parser: Parser, args: argparse.Namespace, why: str, *names: str) -> None:
+    """Say so where one of the flags `names` was set to something that has no effect, and `why`.
+
+    No error: it may stand in a --config that several runs share. Of several processes the first one says it.
+    """
     for name in names:
         value = getattr(args, name)
-        if value and value != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} {value} has no effect in {why}: leave one of them out")
+        if value and value != parser.get_default(name) and os.environ.get("RANK", "0") == "0":
+            print(f"Note: --{name.replace('_', '-')} {value} has no effect {why}.")
 
 
 def positive_int(text: str) -> int:
@@ -213,7 +216,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and end the process: 0, or 2 with one to three lines for what a user can mend."""
     stop_signal.install()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a log file on Windows may know few letters
+        if hasattr(stream, "reconfigure"):  # an editor's console may have none
+            stream.reconfigure(errors="backslashreplace")  # a log file on Windows may know few letters
     try:
         code = main() or 0
     except UserError as error:

@@ -30,9 +30,9 @@ class Critic:
     def acts(self, progress: float) -> bool:
         return progress >= self.start
 
-    @property
-    def has_acted(self) -> bool:
-        return self.learner.updates > 0
+    def is_heard(self, progress: float) -> bool:
+        """Whether it acts and has acted: from then on no distance to an image says which autoencoder is best."""
+        return self.acts(progress) and self.learner.updates > 0
 
     def blame(self, loss: Tensor, x_hat: Tensor, last_layer: Tensor, progress: float) -> Tensor:
         """What to add to `loss` for the pictures x_hat, [B, 3, S, S]; `last_layer`: the weight that drew them."""

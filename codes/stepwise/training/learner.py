@@ -193,5 +193,6 @@ def _difference(what: str, found: dict[str, Any], wanted: dict[str, Any]) -> str
     keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
     differ = ", ".join(f"{key}: {found.get(key)} in the checkpoint, {wanted.get(key)} asked for" for key in keys)
     return (
-        f"The checkpoint's {what} differs ({differ}).\nResume with the flags it was made with, or start a new folder."
+        f"The checkpoint's {what} differs ({differ}).\nResume with the flags it was made with, or start a new folder "
+        "(an earlier version may have built it otherwise)."
     )
