@@ -9,7 +9,6 @@ from stepwise.diffusion.guidance import GUIDE_AT
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
 from stepwise.training import cli, inputs
-from stepwise.training.stopping import PATIENCE, PATIENT_STEPS, Stopper, default_patience
 
 FIXED_FLAGS = (
     *("batch_size", "grad_accum", "image_size", "augment", "augment_variants", "val_split", "seed"),
@@ -94,8 +93,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     stop.add_argument(
         "--early-stopping-patience",
         type=cli.non_negative_int,
-        help=f"epochs without gain, counted while the learning rate is low; 0: never (default: {PATIENCE}, and of few "
-        f"images as many as make {PATIENT_STEPS} steps)",
+        default=30,
+        help="epochs without gain, counted while the learning rate is low; 0: never",
     )
     stop.add_argument(
         "--early-stopping-delta", type=cli.non_negative_float, default=1e-5, help="smallest gain that counts"
@@ -163,6 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.training.pretrained import load_vae, require_same_vae
     from stepwise.training.resume import find_state, require_same_images
     from stepwise.training.schedules import Plateau, has_settled, is_low, learning_rate, warm_up
+    from stepwise.training.stopping import Stopper
 
     device = devices.choose(args.device, mixed_precision=not args.no_mixed_precision)
     world = distributed.join(device)
@@ -193,8 +193,6 @@ def main(argv: list[str] | None = None) -> int:
     order = Order(len(data.train), args.batch_size, args.seed)
     rows = world.rows(order.size)
     advice.give(advice.on_length(args, EPOCHS, order.per_epoch))
-    if args.early_stopping_patience is None:
-        args.early_stopping_patience = default_patience(order.per_epoch, state)
     epochs = args.epochs or NO_LIMIT
     compiled = compilation.choose(args.compile, state, device, epochs * order.per_epoch, args.max_minutes)
     args.compile = "on" if compiled else "off"

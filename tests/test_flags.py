@@ -107,7 +107,7 @@ DEFAULTS = {  # all of them; a name that is new here belongs into README.md too
         "no_mixed_precision": False,
         "lr_scheduler": "cosine_warm_restarts",
         "lr_min": 1e-5,
-        "early_stopping_patience": None,  # 30, and of few images as many epochs as make 300 steps
+        "early_stopping_patience": 30,
         "early_stopping_delta": 1e-5,
         "oscillation_window": 10,
         "oscillation_threshold": 0.0005,

@@ -248,13 +248,6 @@ def test_vector_latents_without_classes(server: Server, vector: Path) -> None:
     assert guided.code == 0 and "guidance 3 by the guide" in guided.err, guided.err
 
 
-def test_patience_is_longer_where_an_epoch_is_short(vector: Path) -> None:
-    last = checkpoints.load(vector / "denoiser/last.pt")
-    per_epoch = last["progress"]["step"] / last["progress"]["epoch"]
-    assert per_epoch < 10
-    assert last["args"]["early_stopping_patience"] == math.ceil(300 / per_epoch)
-
-
 def test_a_loss_that_bounces_ends_a_run_only_once_the_learning_rate_has_come_down(
     server: Server, vector: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from stepwise.training.stopping import Stopper, default_patience
+from stepwise.training.stopping import Stopper
 
 
 def stops_at(stopper, values):
@@ -127,9 +127,3 @@ def test_a_resumed_run_stops_at_the_same_epoch(options, cut):
     second.load(first.state())
     place, reason = stops_at(second, values[cut:])
     assert (place + cut, reason) == wanted
-
-
-@pytest.mark.parametrize(("per_epoch", "epochs"), [(1, 300), (4, 75), (10, 30), (500, 30)])
-def test_patience_is_longer_where_an_epoch_is_short(per_epoch: int, epochs: int) -> None:
-    assert default_patience(per_epoch, None) == epochs
-    assert default_patience(per_epoch, {"args": {"early_stopping_patience": 7}}) == 7

@@ -7,20 +7,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-PATIENCE = 30  # epochs
-PATIENT_STEPS = 300
-
-
-def default_patience(per_epoch: int, state: dict[str, Any] | None) -> int:
-    """Epochs to wait for a gain: PATIENCE, or more where they are less than PATIENT_STEPS batches.
-
-    An epoch of a handful of images is one batch, and thirty of these say little. A run to resume, the checkpoint
-    `state`, keeps its own.
-    """
-    if state is not None:
-        return state["args"]["early_stopping_patience"]
-    return max(PATIENCE, math.ceil(PATIENT_STEPS / per_epoch))
-
 
 @dataclass
 class Stopper:
