@@ -15,7 +15,7 @@ from stepwise.diffusion import schedule
 from stepwise.foundation import checkpoints
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
-from stepwise.models import autoencoder, denoiser
+from stepwise.models import autoencoder, denoiser, packing
 from stepwise.training import inputs
 from stepwise.training.provenance import noted, sampling_weights
 
@@ -173,4 +173,6 @@ def for_sampling(net: nn.Module, device: Device, precision: torch.dtype | None) 
     for layer in net.modules():
         if precision and isinstance(layer, nn.Conv2d | nn.Linear):
             layer.to(precision)
+        if precision == torch.bfloat16 and device.type == "cpu" and isinstance(layer, nn.Conv2d):
+            packing.pack(layer)
     return net

@@ -1,0 +1,34 @@
+"""Convolutions for sampling whose weights lie as oneDNN wants them: otherwise it lays them out anew in each call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def pack(layer: nn.Conv2d) -> None:
+    """Have `layer`, in bfloat16 on a CPU and no longer trained, keep its weights packed from its first input on.
+
+    The results are the same to the bit. Its parameters stay as they are. Where this build of torch cannot do it,
+    the layer works as it did.
+    """
+    if can_pack() and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        layer._conv_forward = _Packed(layer)  # what nn.Conv2d.forward calls
+
+
+def can_pack() -> bool:
+    """Whether this build of torch has the operators that torch.compile uses for frozen weights on a CPU."""
+    operators = ("_reorder_convolution_weight", "_convolution_pointwise")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operators)
+
+
+class _Packed:
+    def __init__(self, layer: nn.Conv2d):
+        self.way = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        self.weight: Tensor | None = None
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        if self.weight is None:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.way, list(x.shape))
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, bias, *self.way, "none", [], "")

@@ -1,0 +1,51 @@
+"""Packed convolutions give what plain ones give, to the bit, whatever comes after the first input."""
+
+import pytest
+import torch
+from torch import nn
+
+from stepwise.models import packing
+
+needs_operators = pytest.mark.skipif(not packing.can_pack(), reason="this build of torch cannot pack")
+
+
+def pair(**options) -> tuple[nn.Conv2d, nn.Conv2d]:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(32, 48, **options).bfloat16().to(memory_format=torch.channels_last).requires_grad_(False)
+    packed = nn.Conv2d(32, 48, **options).bfloat16().to(memory_format=torch.channels_last).requires_grad_(False)
+    packed.load_state_dict(plain.state_dict())
+    packing.pack(packed)
+    return plain, packed
+
+
+@needs_operators
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": 1, "bias": False},
+        {"kernel_size": 3, "padding": 2, "dilation": 2},
+        {"kernel_size": 3, "padding": 1, "groups": 16},
+    ],
+    ids=str,
+)
+def test_the_same_to_the_bit(options: dict) -> None:
+    plain, packed = pair(**options)
+    assert packed.state_dict().keys() == plain.state_dict().keys()
+    for batch, side in ((16, 8), (3, 8), (1, 17), (64, 4)):  # the first decides how the weights are laid out
+        x = torch.randn(batch, 32, side, side)
+        for given in (x.bfloat16(), x.bfloat16().to(memory_format=torch.channels_last), x):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                wanted, found = plain(given), packed(given)
+            assert torch.equal(found, wanted) and found.dtype == wanted.dtype
+            assert found.is_contiguous(memory_format=torch.channels_last)
+    assert packed._conv_forward.weight.is_mkldnn
+
+
+def test_where_torch_cannot_do_it_the_layer_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "can_pack", lambda: False)
+    plain, packed = pair(kernel_size=3, padding="same")
+    x = torch.randn(2, 32, 8, 8).bfloat16()
+    assert "_conv_forward" not in packed.__dict__
+    assert torch.equal(packed(x), plain(x))
