@@ -226,8 +226,11 @@ def test_a_folder_above_the_classes_with_a_stray_image_is_refused(tmp_path: Path
     draw(tmp_path / "data/corel/sample.png", 0)
     for number in range(3):
         draw(tmp_path / f"data/corel/train/cats/{number}.png", number)
+        draw(tmp_path / f"data/corel/train/dogs/{number}.png", 9 + number)
     said = prepare(tmp_path, fails=True)
-    assert "3 deeper down" in said and str(Path("corel") / "train") + "." in said
+    assert "6 deeper down" in said and str(Path("corel") / "train") + "." in said
+    (tmp_path / "data/corel/sample.png").rename(tmp_path / "data/corel/train/sample.png")
+    assert "6 deeper down" in prepare(tmp_path, fails=True)
     prepare(tmp_path, "--data-dir", "data/corel/train")
 
 

@@ -43,9 +43,18 @@ def test_the_same_to_the_bit(options: dict) -> None:
     assert packed._conv_forward.weight.is_mkldnn
 
 
+@needs_operators
+@pytest.mark.parametrize("other", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}], ids=str)
+def test_other_kinds_of_padding_are_left_to_torch(other: dict) -> None:
+    plain, packed = pair(kernel_size=3, **other)
+    x = torch.randn(2, 32, 8, 8).bfloat16()
+    assert "_conv_forward" not in packed.__dict__
+    assert torch.equal(packed(x), plain(x))
+
+
 def test_where_torch_cannot_do_it_the_layer_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "can_pack", lambda: False)
-    plain, packed = pair(kernel_size=3, padding="same")
+    plain, packed = pair(kernel_size=3, padding=1)
     x = torch.randn(2, 32, 8, 8).bfloat16()
     assert "_conv_forward" not in packed.__dict__
     assert torch.equal(packed(x), plain(x))

@@ -89,7 +89,7 @@ def survey(folder: Path) -> Survey:
         for path in sorted(deeper.rglob("*"))
         if is_image_name(path.name) and path.is_file()
     ]
-    own, below = len({path.parent for path in nested}), len({file.split("/")[0] for file, _ in deep})
+    own, below = len({path.parent for path in nested}), len({tuple(file.split("/")[:2]) for file, _ in deep})
     if len(deep) > len(found.pictures) and below > own:  # not thumbnails or edits below the photos
         raise UserError(
             f"{folder} has {len(found.pictures)} images such as {found.pictures[0].file}, and {len(deep)} deeper down, "

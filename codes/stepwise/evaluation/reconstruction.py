@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stepwise.foundation import weight_files
 
-SSIM_AT_ONCE = 32  # images: it takes 13 MiB for one of 128 px
+SSIM_AT_ONCE = 32  # images of 128 px, of which it takes 13 MiB for each
 LPIPS_REMEDIES = "Put torchvision's vgg16 weights into torch's cache to have LPIPS in the report."
 
 
@@ -25,7 +25,8 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     x_hat, x = ((picture.float().clamp(-1, 1) + 1) / 2 for picture in (x_hat, x))
-    pairs = zip(x_hat.split(SSIM_AT_ONCE), x.split(SSIM_AT_ONCE), strict=True)
+    at_once = max(1, SSIM_AT_ONCE * 128**2 // (x.shape[-1] * x.shape[-2]))
+    pairs = zip(x_hat.split(at_once), x.split(at_once), strict=True)
     measured = (structural_similarity_index_measure(*pair, data_range=1.0, reduction="none") for pair in pairs)
     return torch.cat([values.reshape(-1) for values in measured])
 

@@ -107,14 +107,15 @@ def parse(parser: Parser, argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def remark_unused(parser: Parser, args: argparse.Namespace, why: str, *names: str) -> None:
-    """Say so where one of the flags `names` was set to something that has no effect, and `why`.
+    """Say so where one of the flags `names` was set to something that has no effect, and `why`; and set it back.
 
     No error: it may stand in a --config that several runs share. Of several processes the first one says it.
     """
     for name in names:
-        value = getattr(args, name)
-        if value and value != parser.get_default(name) and os.environ.get("RANK", "0") == "0":
+        value, default = getattr(args, name), parser.get_default(name)
+        if value and value != default and os.environ.get("RANK", "0") == "0":
             print(f"Note: --{name.replace('_', '-')} {value} has no effect {why}.")
+        setattr(args, name, default)
 
 
 def positive_int(text: str) -> int:
