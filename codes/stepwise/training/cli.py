@@ -23,7 +23,8 @@ from stepwise.training.config import config_flags, did_you_mean
 
 OUT_OF_MEMORY_ADVICE = (
     "Out of memory. Reduce --batch-size (16 -> 8 -> 4); when training, raise --grad-accum to keep the\n"
-    "effective batch. Or train the VAE at a smaller --image-size (128 -> 64); 3D has one of its own."
+    "effective batch. Or train the VAE at a smaller --image-size (128 -> 64); 3D has one of its own.\n"
+    "--num-workers 0 saves RAM."
 )
 
 
