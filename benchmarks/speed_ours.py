@@ -21,7 +21,7 @@ from stepwise.losses.vae import vae_loss
 from stepwise.models import autoencoder, denoiser, presets
 from stepwise.training.generate import SamplerOptions, generate
 from stepwise.training.learner import Learner
-from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser, for_sampling, vae_precision
+from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser, for_sampling
 from stepwise.training.vae import to_device
 
 
@@ -115,7 +115,7 @@ def _unet(case: Case, contender: Contender, device: Device) -> tuple[Step, int]:
 
 
 def _sampling(case: Case, contender: Contender, device: Device) -> tuple[Step, int]:
-    precisions = vae_precision(device), device.dtype
+    precisions = device.without_fp16().dtype, device.dtype
     both = [for_sampling(net, device, precision) for net, precision in zip(nets(case), precisions, strict=True)]
     vae, model = trained_pair(case, device, *both)
     if contender.compiled:

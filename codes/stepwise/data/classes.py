@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +35,34 @@ def class_table(paths: list[Path], labels: list[str]) -> tuple[list[dict[str, An
 def find_class(classes: list[dict[str, Any]], wanted: str) -> int:
     """The position of the class called or numbered `wanted`. Raises UserError that lists them all."""
     names = [entry["name"] for entry in classes]
-    position = positions_of(names).get(wanted, positions_of(map(folded, names)).get(folded(wanted)))
+    position = by_name(names)(wanted)
     if position is not None:  # first, as a class may be called by the number of another
         return position
     for position, entry in enumerate(classes):
         if wanted.isdecimal() and int(wanted) == entry["number"]:
             return position
-    near = difflib.get_close_matches(folded(wanted), list(map(folded, names)), n=1)
+    near = difflib.get_close_matches(_folded(wanted), list(map(_folded, names)), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     known = ", ".join(f"{entry['number']} {entry['name']}" for entry in classes)
     raise UserError(f"Unknown class '{wanted}'.{hint}\nThe model knows: {known}; or use --class all.")
 
 
-def folded(name: str) -> str:
-    """`name` as it is compared: in any case, and in any of Unicode's ways to write it."""
-    return unicodedata.normalize("NFC", name).casefold()
+def by_name(names: list[str]) -> Callable[[str], int | None]:
+    """Finds the place of a name among `names`: of the very same one, else of the first that is written otherwise."""
+    exact, alike = _first_places(names), _first_places(map(_folded, names))
+    return lambda name: exact.get(name, alike.get(_folded(name)))
 
 
-def positions_of(names: Iterable[str]) -> dict[str, int]:
-    """The first place of each name."""
+def _first_places(names: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for position, name in enumerate(names):
         found.setdefault(name, position)
     return found
+
+
+def _folded(name: str) -> str:
+    """`name` as it is compared: in any case, and in any of Unicode's ways to write it."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _number(entry: dict[str, Any]) -> int:

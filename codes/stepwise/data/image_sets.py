@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stepwise.data.classes import folded, positions_of
+from stepwise.data.classes import by_name
 from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, no_images, read_captions
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import IMAGES, BadImage, decode, fit_square, is_image_name
@@ -122,11 +122,11 @@ def load_set(name: str, paths: list[Path], labels: list[int], size: int) -> Imag
 
 def positions(names: list[str], classes: list[dict]) -> list[int]:
     """Each name's place in the table of `classes`: by name, in any case, or by number (class_0001, 0001); else -1."""
-    known = [entry["name"] for entry in classes]
-    exact, alike = positions_of(known), positions_of(map(folded, known))
+    find = by_name([entry["name"] for entry in classes])
     numbered = {f"{entry['number']:04d}": i for i, entry in enumerate(classes)}
 
     def place(name: str) -> int:
-        return exact.get(name, alike.get(folded(name), numbered.get(name.lower().removeprefix(CLASS_PREFIX), -1)))
+        named = find(name)
+        return numbered.get(name.lower().removeprefix(CLASS_PREFIX), -1) if named is None else named
 
     return [place(name) for name in names]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -66,12 +65,11 @@ def train_classifier(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
     x, label = to_tensor(images).to(device.device), torch.from_numpy(labels).long().to(device.device)
     members = [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    precision = nullcontext if device.needs_scaler else device.autocast  # small gradients would be 0 in fp16
     for step in range(steps):
         rng = numpy_rng(seed, "cas-batch", step)
         chosen = torch.from_numpy(np.array([rng.choice(members[rng.integers(len(members))]) for _ in range(BATCH)]))
         batch = _vary(x[chosen.to(x.device)], torch_rng(seed, "cas-augment", step))
-        with precision():
+        with device.without_fp16().autocast():  # no loss is scaled here
             loss = F.cross_entropy(net(batch.contiguous(memory_format=memory)).float(), label[chosen.to(x.device)])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

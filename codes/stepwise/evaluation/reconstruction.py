@@ -7,8 +7,12 @@ from torch import Tensor
 
 from stepwise.foundation import weight_files
 
-SSIM_AT_ONCE = 32  # images of 128 px, of which it takes 13 MiB for each
 LPIPS_REMEDIES = "Put torchvision's vgg16 weights into torch's cache to have LPIPS in the report."
+
+
+def at_once(size: int) -> int:
+    """How many images of this size a network or a measure is given together: of 128 px 32, SSIM taking 13 MiB each."""
+    return max(1, 32 * 128**2 // size**2)
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -25,8 +29,7 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     x_hat, x = ((picture.float().clamp(-1, 1) + 1) / 2 for picture in (x_hat, x))
-    at_once = max(1, SSIM_AT_ONCE * 128**2 // (x.shape[-1] * x.shape[-2]))
-    pairs = zip(x_hat.split(at_once), x.split(at_once), strict=True)
+    pairs = zip(x_hat.split(at_once(x.shape[-1])), x.split(at_once(x.shape[-1])), strict=True)
     measured = (structural_similarity_index_measure(*pair, data_range=1.0, reduction="none") for pair in pairs)
     return torch.cat([values.reshape(-1) for values in measured])
 

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,10 @@ class Device:
     def autocast(self) -> AbstractContextManager:
         """The context for forward passes; a no-op in float32."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    def without_fp16(self) -> Device:
+        """This device, in float32 where it would compute in fp16: where large numbers overflow or small ones vanish."""
+        return replace(self, dtype=None) if self.needs_scaler else self
 
     @property
     def needs_scaler(self) -> bool:

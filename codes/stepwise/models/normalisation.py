@@ -32,7 +32,7 @@ class _FewChannels(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         batch, channels, height, width = x.shape
         if height * width < SMALL_MAP:
-            y, mean, rstd = torch.empty_like(x), x.new_empty(batch, groups).float(), x.new_empty(batch, groups).float()
+            y, (mean, rstd) = torch.empty_like(x), torch.empty(2, batch, groups)
             weight, bias = weight.float(), bias.float()
             for part in _parts(x):
                 y[part], mean[part], rstd[part] = _normalised(x[part], weight, bias, groups, eps)

@@ -16,7 +16,7 @@ def grid_autoencoder(image_size: int, downsample: int, latent_channels: int | No
     if image_size % downsample or image_size // downsample < 4:
         raise UserError(
             f"--image-size {image_size} with --downsample {downsample} leaves no grid of whole cells, 4 x 4 or more.\n"
-            f"Choose --image-size {' or '.join(map(str, sizes_to_halve(image_size, downsample)))}."
+            f"Choose --image-size {sizes_to_halve(image_size, downsample)}."
         )
     factors = {2: [1, 2], 4: [1, 1, 2], 8: [1, 1, 2, 4], 16: [1, 1, 2, 4, 4]}[downsample]
     return {
@@ -97,14 +97,19 @@ def unet_levels(side: int) -> int:
 
 
 def wanted_levels(side: int) -> int:
+    """Levels that a U-Net on `side` cells should have."""
     return 3 if side >= 16 else 2
 
 
-def sizes_to_halve(image_size: int, downsample: int) -> list[int]:
-    """The image sizes next to this one, below and above, whose grids give a U-Net all its levels."""
-    good = [side for side in range(4, image_size // downsample + 6) if unet_levels(side) == wanted_levels(side)]
-    sizes = [side * downsample for side in good]
-    return [*[size for size in sizes if size < image_size][-1:], *[size for size in sizes if size > image_size][:1]]
+def has_all_levels(side: int) -> bool:
+    return unet_levels(side) == wanted_levels(side)
+
+
+def sizes_to_halve(image_size: int, downsample: int) -> str:
+    """The image sizes next to this one, below and above, whose grids give a U-Net all its levels: "128 or 160"."""
+    sizes = [side * downsample for side in range(4, image_size // downsample + 6) if has_all_levels(side)]
+    below, above = [size for size in sizes if size < image_size], [size for size in sizes if size > image_size]
+    return " or ".join(map(str, below[-1:] + above[:1]))
 
 
 def vector_net(latent_dim: int, width: int, dropout: float, num_classes: int, augment_dim: int = 0) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stepwise.models.presets import sizes_to_halve, unet_levels, wanted_levels
+from stepwise.models.presets import has_all_levels, sizes_to_halve
 
 FEW_STEPS = 3000
 
@@ -35,12 +35,11 @@ def on_length(args: argparse.Namespace, default: int, per_epoch: int) -> str:
 def on_grid(image_size: int, downsample: int) -> str:
     """On a grid of cells that 3B's network cannot halve as often as it should."""
     side = image_size // downsample
-    if unet_levels(side) == wanted_levels(side):
+    if has_all_levels(side):
         return ""
-    sizes = " or ".join(map(str, sizes_to_halve(image_size, downsample)))
     return (
         f"{side} x {side} cells cannot be halved as often as 3B's network wants: it will be small and see "
-        f"little of the whole. Better: --image-size {sizes}."
+        f"little of the whole. Better: --image-size {sizes_to_halve(image_size, downsample)}."
     )
 
 
@@ -49,4 +48,6 @@ def on_sizes(images: Sequence[np.ndarray], image_size: int) -> str:
     if not isinstance(images, list):
         return ""
     small = sum(min(image.shape[:2]) < image_size for image in images)
-    return f"{small} of {len(images)} images are smaller than --image-size {image_size} and are enlarged." * bool(small)
+    if not small:
+        return ""
+    return f"{small} of {len(images)} images are smaller than --image-size {image_size} and are enlarged."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,17 +36,14 @@ class FrozenVAE:
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with self._autocast():
+        with self.device.without_fp16().autocast():
             mu, logvar = self.net.encode(x)
         return mu.float(), logvar.float()
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        with self._autocast():
+        with self.device.without_fp16().autocast():
             return self.net.decode(z).float()
-
-    def _autocast(self) -> AbstractContextManager:
-        return self.device.autocast() if vae_precision(self.device) else nullcontext()
 
 
 @dataclass
@@ -81,7 +77,7 @@ class TrainedDenoiser:
 def load_vae(path: Path, device: Device) -> FrozenVAE:
     """Raises UserError when the file is missing or not a checkpoint of 3A."""
     document = _load(path, inputs.VAE)
-    precision = vae_precision(device)
+    precision = device.without_fp16().dtype
     net, weights = _sampling_net(document["nets"]["vae"], autoencoder.build, device, precision, path)
     config = document["nets"]["vae"]["config"]
     sha256 = checkpoints.fingerprint(weights)
@@ -141,11 +137,6 @@ def _load(path: Path, kind: inputs.Kind) -> dict[str, Any]:
             f"Give that one (did two paths change places?). {kind.advice}."
         )
     return document
-
-
-def vae_precision(device: Device) -> torch.dtype | None:
-    """fp16 can overflow in an autoencoder; bf16 has float32's range."""
-    return None if device.dtype == torch.float16 else device.dtype
 
 
 def _sampling_net(

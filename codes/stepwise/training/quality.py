@@ -13,7 +13,7 @@ import torch
 from stepwise.data.image_sets import ImageSet
 from stepwise.evaluation import classifier, distances, inception, memorization, sliced_wasserstein
 from stepwise.evaluation.intervals import Measured, of_difference, of_distance, of_mean, of_share
-from stepwise.evaluation.reconstruction import lpips, psnr, ssim
+from stepwise.evaluation.reconstruction import at_once, lpips, psnr, ssim
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import fit_square, to_tensor, to_uint8
@@ -22,7 +22,6 @@ from stepwise.training.pretrained import FrozenVAE
 
 FEWEST = 8  # images that a distance between two sets needs: its halves must have neighbours to look at
 PIXEL_SPACE = 32
-AT_ONCE = 32  # images of 128 px that a network or a measure of pictures takes together
 SPACES = {"pixel": "at 32 px", "latent": "in the VAE's latent space"}
 
 
@@ -204,7 +203,7 @@ class Judge:
     def _latents(self, images: np.ndarray) -> np.ndarray:
         vae = self.settings.vae
         assert vae is not None
-        parts = to_tensor(_resized(images, vae.image_size)).split(AT_ONCE)
+        parts = to_tensor(_resized(images, vae.image_size)).split(at_once(vae.image_size))
         return np.concatenate([vae.encode(part.to(vae.device.device))[0].flatten(1).cpu().numpy() for part in parts])
 
     def _rng(self, name: str) -> np.random.Generator:
@@ -242,13 +241,12 @@ def require_enough(train: ImageSet, held_out: ImageSet, classes: list[dict[str, 
 def reconstruction(held_out: ImageSet, vae: FrozenVAE, seed: int) -> tuple[Result, np.ndarray]:
     """PSNR, SSIM and (where its weights can be had) LPIPS of `vae` on the held-out images, and its pictures of them."""
     x = to_tensor(_resized(held_out.images, vae.image_size))
-    device, at_once = vae.device.device, max(1, AT_ONCE * 128**2 // vae.image_size**2)
-    x_hat = torch.cat([vae.decode(vae.encode(part.to(device))[0]).cpu() for part in x.split(at_once)])
+    device, parts = vae.device.device, x.split(at_once(vae.image_size))
+    x_hat = torch.cat([vae.decode(vae.encode(part.to(device))[0]).cpu() for part in parts])
     result = Result()
     for name, measure in (("psnr", psnr), ("ssim", ssim), ("lpips", lpips)):
         try:
-            values = measure(x_hat, x)
-            result.figures[name] = of_mean(values.numpy(), numpy_rng(seed, "quality", name))
+            result.figures[name] = of_mean(measure(x_hat, x).numpy(), numpy_rng(seed, "quality", name))
         except UserError as error:
             result.skipped.append(f"{name.upper()} was left out. {' '.join(str(error).split())}")
     return result, to_uint8(x_hat)
