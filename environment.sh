@@ -62,5 +62,10 @@ choose_python() { # choose_python REQUIREMENTS
         exit 2
     fi
     echo "Installing $(basename "$1") (once; a few minutes) ..."
-    "$found" -m pip install --quiet --disable-pip-version-check -r "$1"
+    if ! "$found" -m pip install --quiet --disable-pip-version-check -r "$1"; then
+        echo "error: not installed. It takes about 6 GB of disk in $ROOT/.venv and, for a while, 3 GB in ${TMPDIR:-/tmp};" >&2
+        echo "free are: $(df -Ph "$ROOT" | awk 'NR == 2 { print $4 }') and" \
+            "$(df -Ph "${TMPDIR:-/tmp}" | awk 'NR == 2 { print $4 }'). What is there already will be used next time." >&2
+        exit 1
+    fi
 }

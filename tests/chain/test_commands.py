@@ -153,6 +153,21 @@ def test_demo_starts_each_script_with_flags_that_it_takes(tmp_path):
         assert "--class-conditional" in lines[names.index("3B")]
 
 
+def test_a_failed_installation_tells_the_room_it_needs(tmp_path):
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *install*) echo "No space left on device" >&2; exit 1;; -\\ *) exit 1;; esac\n'
+    )
+    python.chmod(0o755)
+    (tmp_path / "wanted.txt").write_text("torch>=1000\n")
+    script = '. "$1"; ROOT=$2; choose_python "$2/wanted.txt"; echo went on'
+    command = ["bash", "-euc", script, "bash", launch.REPOSITORY / "environment.sh", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "went on" not in done.stdout, done
+    assert "No space left" in done.stderr and re.search(r"6 GB.*free are: \S+ and \S+\.", done.stderr, re.DOTALL), done
+
+
 def test_commands_for_windows_are_taken():
     text = (launch.REPOSITORY / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\.venv\\Scripts\\python (.*)$", text, flags=re.MULTILINE)
