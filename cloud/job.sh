@@ -1,7 +1,9 @@
-# What slurm.sh and lsf.sh share; sourced, not run. Three settings, from the environment:
+# What slurm.sh and lsf.sh share; sourced, not run. Four settings, from the environment:
 #
 #   BASE_DIR   where data, checkpoints and images lie: a folder that outlives the job (default: here)
 #   GPUS       processes, one GPU each (default: 1)
+#   DEVICE     --device of the scripts (default: cuda, so that a GPU that cannot be used is an error rather than days
+#              on the CPU; cpu: for a cluster without GPUs)
 #   PYTHON     the interpreter (default: .venv/bin/python if ./demo.sh or ./test.sh made it, else python)
 #
 # stage vae [flags of 3A]                   the autoencoder on all images
@@ -13,12 +15,14 @@
 
 BASE_DIR=${BASE_DIR:-.}
 GPUS=${GPUS:-1}
+DEVICE=${DEVICE:-cuda}
 if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python; fi
 fi
 REQUEUE=99
 child=
 stopped=
+unset CDPATH  # with it, cd prints where it went
 # torchrun handles no SIGUSR1 by itself: one that reaches it (LSF signals all processes of a job) would end it and
 # leave its processes behind. And it gives them only 30 seconds to save.
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100
@@ -62,7 +66,7 @@ stage() {
 }
 
 train() {  # train OUTPUT_DIR SCRIPT FLAGS...
-    local output=$1 code interrupted flag before=
+    local output=$1 code interrupted flag before= summary ended
     for flag in "${@:3}"; do
         case $flag in
         --base-dir | --base-dir=* | --overwrite | --resume | --resume=*)
@@ -74,35 +78,31 @@ train() {  # train OUTPUT_DIR SCRIPT FLAGS...
         esac
         before=$flag
     done
-    local folder=$BASE_DIR/$output
-    case $output in /*) folder=$output ;; esac
-    if [ -f "$folder/summary.json" ]; then  # written when a training has ended by itself
-        echo "$output: done before."
-        return 0
-    fi
+    if [ "$stopped" = TERM ]; then return 143; fi  # in the stage before this one, which was just ready
+    case $output in /*) summary=$output/summary.json ;; *) summary=$BASE_DIR/$output/summary.json ;; esac
+    ended=$(cat "$summary" 2>/dev/null || :)  # written when a training ends by itself, removed when it goes on
     local command=("$PYTHON" -u)
     if [ "$GPUS" -gt 1 ]; then
-        command=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS")
+        # a process that dies or hangs ends all of them: once, they go on from last.pt
+        command=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" --max-restarts 1)
     fi
     trap 'pass_on USR1' USR1
     trap 'pass_on TERM' TERM INT
-    "${command[@]}" "$2" --output-dir "$output" --base-dir "$BASE_DIR" --resume auto "${@:3}" &
+    "${command[@]}" "$2" --output-dir "$output" --base-dir "$BASE_DIR" --device "$DEVICE" --resume auto "${@:3}" &
     child=$!
     while  # a signal ends `wait` early, with a code of its own
         interrupted=
         wait "$child" && code=0 || code=$?
         [ -n "$interrupted" ]
     do :; done
-    if [ -f "$folder/summary.json" ]; then return 0; fi
-    case $stopped in
-    USR1) return $REQUEUE ;;
-    TERM) return 143 ;;
-    *) return "$code" ;;
-    esac
+    if [ -z "$stopped" ]; then return "$code"; fi
+    if [ -f "$summary" ] && [ "$(cat "$summary")" != "$ended" ]; then return 0; fi  # it was just ready
+    if [ "$stopped" = TERM ]; then return 143; fi
+    return $REQUEUE
 }
 
 pass_on() {
     stopped=${stopped:-$1}
     interrupted=1
-    kill -s "$1" "$child" 2>/dev/null
+    kill -s "$1" "$child" 2>/dev/null || :
 }

@@ -21,6 +21,7 @@
 
 # export BASE_DIR=/scratch/$USER/stepwise
 # export GPUS=1   (and as many in -gpu)
+# export DEVICE=cpu   (where there are no GPUs; then without -gpu)
 
 cd "${LS_SUBCWD:-.}" || exit 2
 # shellcheck disable=SC2086  # words, to be split

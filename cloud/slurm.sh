@@ -19,6 +19,7 @@
 
 # export BASE_DIR=/scratch/$USER/stepwise
 # export GPUS=1   (and as many in --gres)
+# export DEVICE=cpu   (where there are no GPUs; then without --gres)
 
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 . cloud/job.sh

@@ -24,6 +24,7 @@ SCHEDULERS = {
     "lsf": {"LS_SUBCWD": str(REPOSITORY), "LSB_JOBINDEX": "0", "LSB_JOBID": "77"},
 }
 LSF_LOG = "stepwise-77-0.log"
+DONE = "Stopped: all 1 epochs done."
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
 
@@ -42,7 +43,7 @@ def base(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(base: Path, scheduler: str, *words: object, **more: str) -> subprocess.Popen:
     environment = {key: value for key, value in ENVIRONMENT.items() if key != "PYTHONPATH"}
-    environment |= SCHEDULERS[scheduler] | {"BASE_DIR": str(base), "PYTHON": sys.executable} | more
+    environment |= SCHEDULERS[scheduler] | {"BASE_DIR": str(base), "PYTHON": sys.executable, "DEVICE": "cpu"} | more
     environment["PATH"] = f"{base}/bin:{environment['PATH']}"
     command = ["bash", str(CLOUD / f"{scheduler}.sh"), *map(str, words)]
     (base / LSF_LOG).unlink(missing_ok=True)
@@ -66,6 +67,22 @@ def trained(base: Path) -> Path:
     return base
 
 
+@pytest.fixture
+def standin(tmp_path: Path) -> Path:
+    """An interpreter that notes its words in the file `notes` beside it."""
+    path = tmp_path / "standin"
+    path.write_text(f'#!/bin/bash\necho "$@" >> "{tmp_path}/notes"\n')
+    path.chmod(0o755)
+    return path
+
+
+def stage(base: Path, *words: str, **more: str) -> subprocess.CompletedProcess:
+    """job.sh alone, with a base folder that is named relative to where it runs."""
+    command = ["bash", "-c", f'. "{CLOUD}/job.sh"; stage "$@"', "stage", *words]
+    environment = {**ENVIRONMENT, "BASE_DIR": base.name, **more}
+    return subprocess.run(command, cwd=base.parent, env=environment, capture_output=True, text=True, timeout=60)
+
+
 def test_an_array_task_trains_its_class_and_a_finished_one_ends_at_once(trained: Path) -> None:
     array = {"SLURM_ARRAY_JOB_ID": "76", "SLURM_ARRAY_TASK_ID": "2"}
     end(start(trained, "slurm", "diffusion", *DENOISER_FLAGS, "--epochs", 1, **array), trained)
@@ -73,7 +90,9 @@ def test_an_array_task_trains_its_class_and_a_finished_one_ends_at_once(trained:
     assert json.loads((folder / "summary.json").read_text())["epochs"] == 1
     assert not checkpoints.load(folder / "best_model.pt")["classes"]
     assert "class_0002" in checkpoints.load(folder / "best_model.pt")["args"]["image_dir"]
-    assert "done before" in end(start(trained, "slurm", "diffusion", *DENOISER_FLAGS, "--epochs", 1, **array), trained)
+    said = end(start(trained, "slurm", "diffusion", *DENOISER_FLAGS, "--epochs", 1, **array), trained)
+    assert "Resuming after 1 epochs" in said and DONE in said
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 1
     assert not (trained / "requeued").exists()
 
 
@@ -125,16 +144,62 @@ def test_mistakes_are_named(base: Path) -> None:
 
 
 def test_another_output_folder_is_another_run(trained: Path) -> None:
-    """What is done is looked for where it will be written; flags that would go past that are refused."""
+    """Flags that would go past the settings are refused."""
     for words in (("--output-dir", "vae_models/two"), (f"--output-dir={trained}/vae_models/three",)):
         said = end(start(trained, "slurm", "vae", *GRID_FLAGS, "--epochs", 1, *words), trained)
-        assert "done before" not in said
-        assert "done before" in end(start(trained, "slurm", "vae", *GRID_FLAGS, "--epochs", 1, *words), trained)
+        assert "Resuming" not in said and DONE in said
     assert all((trained / "vae_models" / name / "best_model.pt").exists() for name in ("two", "three"))
     words = ("diffusion", "--output-dir", "all")
     assert "--output-dir" in end(start(trained, "slurm", *words, SLURM_ARRAY_TASK_ID="2"), trained, 2)
     for word in ("--base-dir=x", "--overwrite", "--resume"):
         assert "BASE_DIR" in end(start(trained, "lsf", "vae", word), trained, 2)
+
+
+def test_a_finished_run_can_be_lengthened_and_is_not_done_until_it_has_ended_again(
+    server: Server, trained: Path
+) -> None:
+    longer = (*GRID_FLAGS, "--output-dir", "vae_models/longer", "--epochs")
+    folder = trained / "vae_models/longer"
+    stop_it = (
+        "import os, signal\nimport stepwise.training.learner as learner\nupdate = learner.Learner.update\n"
+        "def stopped(self, loss):\n    os.kill(os.getpid(), signal.SIGUSR1)\n    return update(self, loss)\n"
+        "learner.Learner.update = stopped\n"
+    )
+    run = ("--data-dir", "training_data/corel/corel_all", "--base-dir", trained, "--resume", "auto")
+    for epochs, before, done in ((1, "", True), (1, stop_it, True), (2, stop_it, False)):
+        process = server.run("3A", *run, *longer, epochs, before=before)
+        assert process.code == 0, process.err
+        assert (folder / "summary.json").exists() is done, process.out
+    end(start(trained, "slurm", "vae", *longer, 2), trained)
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 2
+
+
+def test_a_stop_before_a_lengthened_run_goes_on_is_no_end(tmp_path: Path, standin: Path) -> None:
+    """The summary.json that it finds is of the end before."""
+    summary = tmp_path / "vae_models/summary.json"
+    summary.parent.mkdir()
+    summary.write_text("{}")
+    stop = "#!/bin/bash\ntrap '' USR1\nkill -USR1 $PPID\nsleep 0.3\n"
+    for script, code in ((stop, 99), (f"{stop}echo new > '{summary}'\n", 0), ("#!/bin/bash\nexit 2\n", 2)):
+        standin.write_text(script)
+        assert stage(tmp_path, "vae", PYTHON=str(standin)).returncode == code
+
+
+def test_the_device_is_a_gpu_unless_said_otherwise_and_several_processes_get_a_second_try(
+    tmp_path: Path, standin: Path
+) -> None:
+    for more in ({}, {"DEVICE": "cpu", "GPUS": "2"}):
+        assert stage(tmp_path, "vae", PYTHON=str(standin), **more).returncode == 0
+    alone, several = (tmp_path / "notes").read_text().splitlines()
+    assert "--device cuda" in alone and "--max-restarts" not in alone
+    assert "--device cpu" in several and "--nproc-per-node 2 --max-restarts 1 codes/3A" in several
+
+
+def test_an_exported_cdpath_says_nothing_into_the_name_of_a_class(tmp_path: Path, standin: Path) -> None:
+    (tmp_path / "training_data/corel/class_0001").mkdir(parents=True)
+    done = stage(tmp_path, "diffusion", "1", PYTHON=str(standin), CDPATH=str(tmp_path.parent))
+    assert done.returncode == 0, done.stderr
+    assert "--image-dir training_data/corel/class_0001" in (tmp_path / "notes").read_text()
 
 
 @pytest.mark.parametrize("name", ["job.sh", "slurm.sh", "lsf.sh"])
@@ -170,23 +235,39 @@ def test_sky_task_has_known_keys_only() -> None:
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
-def test_sky_task_trains(server: Server, tmp_path: Path) -> None:
-    """Its `run` with paths of the test, and an interpreter that takes notes: the scripts accept the flags."""
-    notes = tmp_path / "notes"
-    for name in ("python", "torchrun"):
-        (tmp_path / name).write_text(f'#!/bin/bash\necho "$@" >> "{notes}"\n')
-        (tmp_path / name).chmod(0o755)
+def sky_task(folder: Path, python: str, gpus: str) -> subprocess.Popen:
+    """Its `run` in a home of the test, with `python` (lines of bash) for the interpreter."""
+    (folder / "python").write_text(f"#!/bin/bash\n{python}\n")
+    (folder / "python").chmod(0o755)
     text = yaml.safe_load((CLOUD / "sky.yaml").read_text())["run"].replace(". ~/venv/bin/activate", "")
-    environment = {**ENVIRONMENT, "PATH": f"{tmp_path}:{ENVIRONMENT['PATH']}", "HOME": str(tmp_path)}
+    environment = {**ENVIRONMENT, "PATH": f"{folder}:{ENVIRONMENT['PATH']}", "HOME": str(folder)}
+    return subprocess.Popen(
+        ["bash", "-c", text], env={**environment, "SKYPILOT_NUM_GPUS_PER_NODE": gpus}, cwd=REPOSITORY
+    )
+
+
+def test_sky_task_trains(server: Server, tmp_path: Path) -> None:
+    """With an interpreter that takes notes: the scripts accept the flags."""
     for gpus in ("1", "4"):
-        done = subprocess.run(["bash"], input=text, text=True, env={**environment, "SKYPILOT_NUM_GPUS_PER_NODE": gpus})
-        assert done.returncode == 0
-    lines = notes.read_text().splitlines()
-    assert [line.startswith("--standalone --nproc-per-node 4") for line in lines] == [False] * 4 + [True] * 2
+        assert sky_task(tmp_path, f'echo "$@" >> "{tmp_path}/notes"', gpus).wait(20) == 0
+    lines = (tmp_path / "notes").read_text().splitlines()
+    assert ["--standalone --nproc-per-node 4" in line for line in lines] == [False] * 4 + [True] * 2
     for line in lines[:3]:
-        script, *flags = line.split()
+        script, *flags = line.removeprefix("-u ").split()
         answer = server.run(Path(script).name[:2], *flags, "--base-dir", tmp_path)
         assert "does not exist" in answer.err or "not found" in answer.err, answer.err
+    assert all("--device cuda" in line and "--base-dir /base" in line for line in lines[1:3])
+
+
+@pytest.mark.parametrize("gpus", ["1", "4"])
+def test_sky_task_that_is_stopped_says_so(tmp_path: Path, gpus: str) -> None:
+    """With 143, for which job_recovery waits, though torchrun ends with 1; and nothing is trained after that."""
+    training = f"trap 'exit 1' TERM; touch '{tmp_path}/ready'; echo \"$@\" >> '{tmp_path}/notes'; sleep 20 & wait"
+    task = sky_task(tmp_path, f"case $* in *2A*) ;; *) {training} ;; esac", gpus)
+    wait_for((tmp_path / "ready").exists, 20)
+    task.terminate()
+    assert task.wait(10) == 143
+    assert len((tmp_path / "notes").read_text().splitlines()) == 1
 
 
 def test_dockerfile_copies_what_exists_and_runs_as_nobody_special() -> None:
@@ -201,3 +282,16 @@ def test_dockerfile_copies_what_exists_and_runs_as_nobody_special() -> None:
     assert json.loads(dict(steps)["ENTRYPOINT"]) == ["python"]
     assert (REPOSITORY / json.loads(dict(steps)["CMD"])[0]).exists()
     assert "/cuda:" in steps[0][1]
+
+
+@pytest.mark.parametrize(("cuda", "code"), [("13.2", 0), ("14.0", 1), (None, 1)])
+def test_the_image_is_not_built_with_a_torch_of_another_cuda(tmp_path: Path, cuda: str | None, code: int) -> None:
+    text = re.sub(r"\\\n", " ", (CLOUD / "Dockerfile").read_text())
+    check = next(line for line in text.splitlines() if line.startswith("RUN ") and "import os, sys, torch" in line)
+    image = re.search(r"^FROM nvidia/cuda:([\d.]+)", text, re.MULTILINE)[1]
+    (tmp_path / "torch.py").write_text(f"class version:\n    cuda = {cuda!r}\n")
+    command = check.removeprefix("RUN ").replace("/opt/venv/bin/python", sys.executable)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "CUDA_VERSION": image}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert (cuda or "none") in done.stderr or not code

@@ -78,7 +78,7 @@ def flags_of(script: str, images: Path, vae: Path, output: Path, epochs: int) ->
 
 
 @pytest.mark.parametrize("script", ["3A", "3B"])
-def test_two_processes_train_as_one_and_one_goes_on_where_two_stopped(
+def test_two_processes_train_as_one_and_each_goes_on_where_the_other_stopped(
     server: Server, images: Path, vae: Path, tmp_path: Path, script: str
 ) -> None:
     nets = {"3A": ("vae", "discriminator"), "3B": ("denoiser",)}[script]
@@ -97,7 +97,7 @@ def test_two_processes_train_as_one_and_one_goes_on_where_two_stopped(
         "import os, signal\nimport stepwise.training.learner as learner\nupdate, calls = learner.Learner.update, [0]\n"
         "def interrupted(self, loss):\n"
         "    calls[0] += 1\n"
-        f"    if calls[0] == {stop} and os.environ['RANK'] == '1':\n"  # one of them gets the signal, both stop
+        f"    if calls[0] == {stop} and os.environ.get('RANK', '1') == '1':\n"  # one gets the signal, both stop
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return update(self, loss)\n"
         "learner.Learner.update = interrupted\n"
@@ -110,6 +110,16 @@ def test_two_processes_train_as_one_and_one_goes_on_where_two_stopped(
     assert resumed.code == 0, resumed.err
     assert f"{stop} steps" in resumed.out
     assert_same_curve(tmp_path / "shrunk", tmp_path / "one")
+
+    if script == "3A":  # whose sums of many pixels end a little further apart
+        return
+    # and the other way round
+    flags = flags_of(script, images, vae, tmp_path / "grown", 4)
+    assert server.run(script, *flags, before=signal_at).code == 143
+    assert checkpoints.load(tmp_path / "grown/last.pt")["progress"]["step"] == stop
+    first, _ = fine(run_together(server, 2, script, *flags, "--resume", "auto"))
+    assert f"{stop} steps" in first.out
+    assert_same_curve(tmp_path / "grown", tmp_path / "one")
 
 
 def test_accumulated_gradients_are_shared_too(server: Server, images: Path, vae: Path, tmp_path: Path) -> None:
@@ -133,6 +143,41 @@ def test_a_bad_step_of_one_is_left_out_by_both(server: Server, images: Path, vae
     state = checkpoints.load(tmp_path / "run/last.pt")
     assert state["nets"]["denoiser"]["counters"][0] == state["progress"]["step"] - 1
     assert all(torch.isfinite(tensor).all() for tensor in state["nets"]["denoiser"]["weights"].values())
+
+
+def hurry(of: str, rank: int, seconds: float) -> str:
+    """A process hangs after 4 seconds of waiting, and the `rank`-th sleeps before its first call `of` something."""
+    module, name = of.split(":")
+    return (
+        f"import os, time\nfrom datetime import timedelta\nimport stepwise.training.{module} as module\n"
+        "from stepwise.training import distributed\ndistributed.HANGS_AFTER = timedelta(seconds=4)\n"
+        f"call, calls = module.{name}, [0]\n"
+        "def slow(*args):\n"
+        "    calls[0] += 1\n"
+        f"    if calls[0] == 1 and os.environ['RANK'] == '{rank}':\n"
+        f"        time.sleep({seconds})\n"
+        "    return call(*args)\n"
+        f"module.{name} = slow\n"
+    )
+
+
+def test_process_0_may_save_for_longer_than_gradients_are_waited_for(
+    server: Server, images: Path, vae: Path, tmp_path: Path
+) -> None:
+    flags = flags_of("3B", images, vae, tmp_path / "run", 11)  # pictures after ten
+    fine(run_together(server, 2, "3B", *flags, before=hurry("denoising:DenoiserMonitor.preview", 0, 7)))
+
+
+def test_a_process_that_hangs_is_not_waited_for_for_days(
+    server: Server, images: Path, vae: Path, tmp_path: Path
+) -> None:
+    flags = flags_of("3B", images, vae, tmp_path / "run", 3)
+    waiting, hanging = start_together(server, 2, "3B", *flags, before=hurry("learner:Learner.update", 1, 60))
+    try:
+        assert waiting.wait(50) not in (0, 143)
+    finally:
+        hanging.send(signal.SIGKILL)
+    assert "imed out" in waiting.err, waiting.err
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(server: Server, images: Path, tmp_path: Path) -> None:

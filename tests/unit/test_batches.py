@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stepwise.data.augment import Augment
-from stepwise.data.batches import AugmentedImages, Order, loader, room_for_images
+from stepwise.data.batches import AugmentedImages, Order, loader, processes_here, room_for_images, useful_workers
 from stepwise.data.folders import ROOM, ImageFiles
 from stepwise.foundation.errors import UserError
 
@@ -108,6 +108,22 @@ def test_only_the_chosen_images_are_taken():
 @pytest.mark.parametrize(("method", "share"), [("fork", 1), ("spawn", 3), ("forkserver", 3)])
 def test_workers_that_copy_the_images_count(monkeypatch, method, share):
     monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
-    monkeypatch.setattr("stepwise.data.batches.useful_workers", lambda wanted: min(wanted, 1))
+    monkeypatch.setattr("stepwise.data.batches.useful_workers", lambda wanted, processes: min(wanted, 1))
     assert room_for_images(8) == ROOM // share
     assert room_for_images(0) == ROOM
+
+
+def test_the_processes_of_a_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert [useful_workers(4, processes) for processes in (1, 2, 4, 16)] == [4, 4, 2, 1]
+    assert useful_workers(0, 4) == 0
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert processes_here() == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert processes_here() == 4
+    seen = []
+    monkeypatch.setattr(
+        "stepwise.data.batches.DataLoader", lambda *_, num_workers, **more: seen.append(num_workers) or []
+    )
+    list(loader(AugmentedImages([], [], Augment("none", 8, 0, "train")), Order(1, 1, 0), 0, 0, 4, False))
+    assert seen == [2]

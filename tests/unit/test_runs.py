@@ -140,6 +140,17 @@ def test_clear_removes_only_what_runs_write(tmp_path: Path) -> None:
     assert [name for name in FOREIGN if not (tmp_path / name).exists()] == []
 
 
+def test_the_summary_is_removed_by_the_process_that_writes(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path, writes=False)
+    first.write_summary({"epochs": 1})
+    second.remove_summary()
+    assert (tmp_path / "summary.json").exists()
+    for _ in range(2):
+        first.remove_summary()
+        assert not (tmp_path / "summary.json").exists()
+    first.close()
+
+
 def test_metrics_round_trip(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     rows = [{"epoch": 1, "step": 2, "loss": 0.1 + 0.2}, {"epoch": 2, "step": 4, "loss": 1e-30, "val_loss": 2.5}]

@@ -89,7 +89,7 @@ def loader(
     batches = DataLoader(
         dataset,
         batch_sampler=keys,
-        num_workers=useful_workers(num_workers),
+        num_workers=useful_workers(num_workers, processes_here()),
         pin_memory=pin,
         worker_init_fn=ignore_stop_signals,
         collate_fn=_stacked,
@@ -105,15 +105,23 @@ def _stacked(items: list[torch.Tensor | UserError]) -> torch.Tensor | UserError:
     return next((item for item in items if isinstance(item, UserError)), None) or torch.stack(items)
 
 
-def useful_workers(wanted: int) -> int:
-    """More workers than cores only wait for each other; a job on a cluster may use some of the machine's."""
+def useful_workers(wanted: int, processes: int = 1) -> int:
+    """More workers than cores only wait for each other; a job on a cluster may use some of the machine's.
+
+    `processes`: of the run on this machine that want workers at the same time; they share the cores.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(wanted, cores)
+    return min(wanted, max(1, cores // processes))
+
+
+def processes_here() -> int:
+    """Processes of this run on this machine, as torchrun says."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def room_for_images(num_workers: int) -> int:
     """Bytes of decoded images to hold. Forked workers share them; others get a copy each, packed in one more."""
-    workers = useful_workers(num_workers)
+    workers = useful_workers(num_workers, processes_here())
     copies = 0 if multiprocessing.get_start_method() == "fork" or not workers else 1 + workers
     return ROOM // (1 + copies)
 

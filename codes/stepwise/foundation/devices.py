@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +18,11 @@ from torch import Tensor
 from stepwise.foundation.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+# What NVIDIA's driver leaves on Linux, in WSL and on Windows where there is a GPU
+NVIDIA_FILES = (
+    *(("/dev", "nvidia[0-9]*"), ("/proc/driver/nvidia/gpus", "*"), ("/usr/lib/wsl/lib", "libcuda.so*")),
+    (os.environ.get("SYSTEMROOT", "C:/Windows"), "System32/nvcuda.dll"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,13 @@ class Device:
 def choose(name: str, mixed_precision: bool = True) -> Device:
     """The device that `name` (auto, cuda, mps, cpu) stands for. Raises UserError if it is absent."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    idle_gpu = name in ("auto", "cuda") and not cuda and shows_nvidia_gpu()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
+        if idle_gpu and os.environ.get("RANK", "0") == "0":  # of several processes the first one says it
+            print(f"Note: the CPU computes. {_why_idle()}", file=sys.stderr)
+    if name == "cuda" and idle_gpu:
+        raise UserError(f"--device cuda: {_why_idle()}")
     if (name == "cuda" and not cuda) or (name == "mps" and not mps):
         raise UserError(f"--device {name}: this machine (or this torch build) has none.\nUse --device auto or cpu.")
     device = torch.device(name)
@@ -67,6 +80,26 @@ def choose(name: str, mixed_precision: bool = True) -> Device:
     if name == "cpu":
         _keep_freed_memory()
     return Device(device, _autocast_dtype(device) if mixed_precision else None)
+
+
+def shows_nvidia_gpu(files: Iterable[tuple[str, str]] = NVIDIA_FILES) -> bool:
+    """Whether the machine shows an NVIDIA GPU that was not hidden on purpose, whatever torch can do with it."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles"):  # the last one is Slurm's
+        return False
+    return any(found for folder, pattern in files for found in Path(folder).glob(pattern))
+
+
+def _why_idle() -> str:
+    """Why torch cannot use the NVIDIA GPU that there is, and what to do."""
+    if torch.version.cuda is None:
+        reason, remedy = "without CUDA", "Install a torch with CUDA: https://pytorch.org/get-started/locally"
+    else:
+        reason = f"for CUDA {torch.version.cuda}"
+        remedy = (
+            "Most likely its driver is too old for that (nvidia-smi says which CUDA it knows): update it, or install\n"
+            "a torch built for an older CUDA; in a container, give it the GPU (docker run --gpus all)"
+        )
+    return f"There is an NVIDIA GPU, but torch {torch.__version__}, built {reason}, cannot use it.\n{remedy}."
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -89,10 +122,11 @@ def _keep_freed_memory() -> None:
 
 
 def hand_back_freed_memory() -> None:
-    """Hand back what glibc keeps of freed memory: at a pause, as after pictures, whose pieces do not fit the steps'.
+    """Free what only refers to itself, as figures do, and hand back what glibc keeps: at a pause, as after pictures.
 
     Otherwise a long run grows by some MiB in each thousand steps, though what it uses stays the same.
     """
+    gc.collect()
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
 

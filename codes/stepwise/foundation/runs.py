@@ -118,6 +118,11 @@ class RunFolder:
         if self.writes:
             write_atomically(self.path / "summary.json", [(json.dumps(summary, indent=2) + "\n").encode()])
 
+    def remove_summary(self) -> None:
+        """To be called when a run goes on that had ended: summary.json stands for its end."""
+        if self.writes:
+            (self.path / "summary.json").unlink(missing_ok=True)
+
     def log_scalars(self, row: dict[str, Any], step: int) -> None:
         """Append to the TensorBoard events; on resume, later steps of the killed run are purged."""
         if not self.writes:

@@ -24,16 +24,24 @@ from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 
 T = TypeVar("T")
-# Process 0 may encode a large folder while the others wait. A process that dies is noticed by torchrun, at once.
+# A process that dies is noticed by torchrun, at once. One that hangs (a GPU's error, a stuck disk) is noticed when the
+# others have waited so long for its gradients:
+HANGS_AFTER = timedelta(minutes=30)
+# Where process 0 may be at long work of its own, such as encoding a large folder, they wait in a group of their own:
 PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among those of the run. With `size` 1 every method is a no-op."""
+    """This process's place among those of the run. With `size` 1 every method is a no-op.
+
+    `patient`: the group (gloo, on the CPU) for all that waits for one process's own work; None: the default group,
+    which is for what all do at the same time, gradients and means.
+    """
 
     rank: int = 0
     size: int = 1
+    patient: distributed.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -63,11 +71,14 @@ class World:
         return total / self.size
 
     def largest(self, *values: float) -> list[float]:
-        """The largest of each value over the processes: how they agree on the time and on a stop signal."""
+        """The largest of each value over the processes: how they agree on the time and on a stop signal.
+
+        They do so after process 0 has saved or made pictures, and wait here for it, not among the gradients.
+        """
         if self.size == 1:
             return list(values)
         shared = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX, self.patient)
         return shared.tolist()
 
     def from_main(self, value: T) -> T:
@@ -75,7 +86,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        distributed.broadcast_object_list(box, src=0)
+        distributed.broadcast_object_list(box, src=0, group=self.patient)
         return box[0]
 
     def gather(self, value: T) -> list[T]:
@@ -83,18 +94,18 @@ class World:
         if self.size == 1:
             return [value]
         found: list = [None] * self.size
-        distributed.all_gather_object(found, value)
+        distributed.all_gather_object(found, value, self.patient)
         return found
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
-            distributed.barrier()
+            distributed.barrier(self.patient)
 
     def leave(self) -> None:
         """Part from the others, at the end of a script that went well: first when all are here."""
         if self.size > 1:
-            distributed.barrier()
+            distributed.barrier(self.patient)
             distributed.destroy_process_group()
 
 
@@ -115,14 +126,14 @@ def join(device: Device) -> World:
         torch.cuda.set_device(device.device)
     elif device.type != "cpu":
         raise UserError(f"Several processes cannot share the device {device.type}.\nUse --device cpu, or one process.")
-    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    store, rank, _ = next(rendezvous("env://", timeout=HANGS_AFTER))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # torchrun on one machine keeps its store when it restarts a run: without a shelf of its own, the new run
         # would find the addresses of the dead one there
         store = distributed.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    world = World(rank, size)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=HANGS_AFTER)
+    world = World(rank, size, distributed.new_group(backend="gloo", timeout=PATIENCE))
     if not world.is_main:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (for the rest of the process)
     return world

@@ -87,9 +87,9 @@ def _train(run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
 def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
     clock = run.clock
     run.agree()
-    while (
-        clock.epoch < plan.epochs and not run.stop_reason and not (clock.out_of_time and run.rows and clock.batch == 0)
-    ):
+    if _goes_on(run, plan):
+        run.folder.remove_summary()  # of an end that is none any more, as with more --epochs
+    while _goes_on(run, plan):
         for learner in run.learners.values():
             learner.net.train()
         while clock.batch < plan.batches_per_epoch and not clock.out_of_time:
@@ -109,6 +109,12 @@ def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable,
         shown = "".join(f", {name} {run.rows[-1][name]:.4g}" for name in plan.show if name in run.rows[-1])
         bar.set_postfix_str(f"epoch {clock.epoch}, {plan.monitor} {value:.4f} (best {run.best['value']:.4f}){shown}")
         _after_epoch(run, plan)
+
+
+def _goes_on(run: RunState, plan: Plan) -> bool:
+    clock = run.clock
+    out_of_time = clock.out_of_time and run.rows and clock.batch == 0
+    return clock.epoch < plan.epochs and not run.stop_reason and not out_of_time
 
 
 def _after_epoch(run: RunState, plan: Plan) -> None:
