@@ -378,3 +378,10 @@ def test_fingerprint_names_weights() -> None:
     assert first == checkpoints.fingerprint(dict(reversed(state.items())))
     assert first != checkpoints.fingerprint({**state, "a": torch.tensor([0.0, 1e-30])})
     assert first != checkpoints.fingerprint({"c": state["a"], "b": state["b"]})
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "_MAX_PICKLE_BYTES", 2**16)
+    with pytest.raises(TypeError, match="put long lists into tensors"):
+        checkpoints.save(tmp_path / "last.pt", {"history": [number / 7 for number in range(20_000)]})
+    assert not (tmp_path / "last.pt").exists()

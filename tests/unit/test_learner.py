@@ -156,6 +156,9 @@ def test_parts_of_a_batch_drop_what_the_whole_would(parts: int, memory: torch.me
         found.append(dropout(x.chunk(parts)[part]))
     torch.testing.assert_close(torch.cat(found), whole)
     assert torch.equal(dropout.eval()(x), x)
+    off = Dropout(0.0)
+    off.part, off.parts = 1, 2
+    assert off(x).data_ptr() == x.data_ptr(), "no mask of a whole batch where nothing is dropped"
 
 
 @pytest.mark.parametrize("ema_decay", [0.9, None])
@@ -165,3 +168,16 @@ def test_a_copy_of_the_weights_leaves_the_training_mode(ema_decay: float | None)
     made.net.train()
     copied = made.best_weights()
     assert made.net.training and copied.keys() == made.net.state_dict().keys()
+
+
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_a_copy_is_one_and_can_be_written_over(ema_decay: float | None) -> None:
+    made = Learner(nn.Linear(3, 2), {"kind": "test"}, CPU, lr=0.1, ema_decay=ema_decay)
+    judged = made.net if ema_decay is None else made.ema_net
+    first = made.best_weights()
+    before = first["weight"].clone()
+    with torch.no_grad():
+        judged.weight.add_(1.0)
+    assert torch.equal(first["weight"], before), "a copy"
+    again = made.best_weights(into=first)
+    assert again is first and torch.equal(first["weight"], before + 1.0) and not first["weight"].requires_grad

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from stepwise.models import normalisation
 from stepwise.models.normalisation import GroupNorm
 
 SHAPES = [
@@ -48,3 +49,28 @@ def test_the_way_of_its_own_is_taken_and_keeps_the_memory_layout() -> None:
     y.sum().backward()
     assert x.grad.is_contiguous(memory_format=torch.channels_last)
     assert "FewChannels" not in type(norm(x.float()).grad_fn).__name__
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("at_once", [2**20, 300], ids=["whole", "in parts"])
+def test_scale_and_shift_without_a_gradient_are_those_with_one(
+    memory: torch.memory_format, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(normalisation, "AT_ONCE", at_once)
+    draw = torch.Generator().manual_seed(2)
+    norm = GroupNorm(4, 32)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(32, generator=draw))
+        norm.bias.copy_(torch.randn(32, generator=draw))
+    x = torch.randn(3, 32, 4, 5, generator=draw).to(torch.bfloat16, memory_format=memory)
+    scale, shift = torch.randn(2, 3, 32, generator=draw).to(torch.bfloat16)
+    exact = nn.functional.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
+    wanted = exact * (1 + scale.double()[:, :, None, None]) + shift.double()[:, :, None, None]
+    for own, target in ((norm(x.requires_grad_(), scale, shift), wanted), (norm(x), exact)):
+        assert own.grad_fn is not None
+        torch.testing.assert_close(own.double(), target, rtol=0.02, atol=0.05)
+    with torch.no_grad():
+        for own, target in ((norm(x, scale, shift), wanted), (norm(x), exact)):
+            assert own.dtype == torch.bfloat16 and own.is_contiguous(memory_format=memory)
+            torch.testing.assert_close(own.double(), target, rtol=0.005, atol=1e-6)  # one rounding
+        torch.testing.assert_close(norm(x.float(), scale.float(), shift.float()).double(), wanted, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,7 +82,7 @@ def run_of(newest_is_best: bool, documents: list[dict] | None = None) -> RunStat
         newest_is_best=lambda progress: newest_is_best,
         document=lambda: documents[-1] if documents else {},
     )
-    learner: Any = SimpleNamespace(best_weights=lambda: {"w": len(run.rows)})
+    learner: Any = SimpleNamespace(best_weights=lambda into=None: {"w": len(run.rows)})
     run = RunState(plan, SimpleNamespace(started=0.0), {"net": learner}, argparse.Namespace())
     return run
 
@@ -120,3 +122,20 @@ def test_a_checkpoint_of_other_networks_is_refused() -> None:
     document = {"progress": {}, "nets": {"net": {}, "discriminator": {}}}
     with pytest.raises(UserError, match="trains discriminator, net, not net"):
         run_of(False).restore(document)
+
+
+def test_after_going_back_the_newest_numbered_checkpoints_are_kept(tmp_path: Path) -> None:
+    """The numbers of the course that was left are higher."""
+    run = run_of(False)
+    run.folder.path = tmp_path
+    run.plan.checkpoint_name, run.plan.keep_checkpoints = "checkpoint_{epoch:04d}.pt", 3
+    (tmp_path / "best_model.pt").write_text("not one of them")
+    for number, epoch in enumerate((4310, 8650, 12000, 4320, 4330)):
+        (tmp_path / "last.pt").unlink(missing_ok=True)
+        (tmp_path / "last.pt").write_text(str(epoch))
+        os.utime(tmp_path / "last.pt", (number, number))
+        run.clock.epoch = epoch
+        run.save_numbered()
+    kept = {path.name for path in tmp_path.glob("checkpoint_*")}
+    assert kept == {"checkpoint_12000.pt", "checkpoint_4320.pt", "checkpoint_4330.pt"}
+    assert (tmp_path / "best_model.pt").exists()

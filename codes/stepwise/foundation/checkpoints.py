@@ -56,6 +56,7 @@ def save(path: Path, document: dict[str, Any]) -> None:
     _require_plain(document)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **document}, buffer)
+    _require_ordinary_pickle(buffer)
     content = buffer.getbuffer()
     comment = _TAG + hashlib.sha256(content).hexdigest().encode()
     advice = "The previous checkpoint is intact. Free some space, then run again with --resume auto."
@@ -175,6 +176,14 @@ def tensors_in(document: Any) -> list[torch.Tensor]:
             seen.add(id(item))
             waiting.extend(item.values() if isinstance(item, dict) else item)
     return found
+
+
+def _require_ordinary_pickle(archive: BinaryIO) -> None:
+    """Refuse what `load` would refuse: numbers by the million belong into tensors."""
+    with zipfile.ZipFile(archive) as opened:
+        size = sum(entry.file_size for entry in opened.infolist() if entry.filename.endswith(".pkl"))
+    if size > _MAX_PICKLE_BYTES:
+        raise TypeError(f"a pickle of {size:,} bytes would not be loaded again: put long lists into tensors")
 
 
 def _require_plain(item: Any, name: str = "document") -> None:

@@ -28,7 +28,7 @@ class Dropout(nn.Module):
         self.p, self.part, self.parts = p, 0, 1
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.parts == 1:
+        if not self.training or self.p == 0 or self.parts == 1:
             return F.dropout(x, self.p, self.training)
         whole = torch.cat([torch.ones_like(x)] * self.parts)
         return x * F.dropout(whole, self.p).chunk(self.parts)[self.part].clone()  # alone, or backward keeps the whole
@@ -62,10 +62,8 @@ class ResnetBlock2D(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.norm2(h)
-        if self.time_emb_proj is not None:
-            scale, shift = self.time_emb_proj(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
-            h = h * (1 + scale) + shift
+        adaptive = () if self.time_emb_proj is None else self.time_emb_proj(F.silu(emb)).chunk(2, dim=1)
+        h = self.norm2(h, *adaptive)
         h = self.conv2(self.dropout(F.silu(h)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 

@@ -16,22 +16,31 @@ SMALL_MAP = 1024  # positions below which that holds for its forward pass too
 class GroupNorm(nn.GroupNorm):
     """nn.GroupNorm (Wu and He 2018), x: [B, C, H, W] -> the same.
 
+    With scale and shift, [B, C] each, the result times 1 + scale, plus shift: adaptive group normalisation (Dhariwal
+    and Nichol 2021).
+
     On a CPU in bfloat16 with few channels a group, the gradient is computed here, in float32, and for small H x W
     the result as well: with torch's kernels there and back take up to three times as long (benchmarks/speed.md).
+    Without a gradient scale and shift then become part of the same pass.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        own = (self.weight, self.bias, self.num_groups, self.eps)
         few = x.shape[1] // self.num_groups < FEW_CHANNELS
         if few and x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
-            return _FewChannels.apply(x, self.weight, self.bias, self.num_groups, self.eps)
-        return super().forward(x)
+            if _is_small(x) and not torch.is_grad_enabled():
+                return _in_one_pass(x, *own, scale, shift)
+            y = _FewChannels.apply(x, *own)
+        else:
+            y = super().forward(x)
+        return y if scale is None else y * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
 
 
 class _FewChannels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         batch, channels, height, width = x.shape
-        if height * width < SMALL_MAP:
+        if _is_small(x):
             y, (mean, rstd) = torch.empty_like(x), torch.empty(2, batch, groups)
             weight, bias = weight.float(), bias.float()
             for part in _parts(x):
@@ -55,6 +64,22 @@ class _FewChannels(torch.autograd.Function):
         return dx, dweight, dbias, None, None
 
 
+def _is_small(x: Tensor) -> bool:
+    return x.shape[2] * x.shape[3] < SMALL_MAP
+
+
+def _in_one_pass(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, scale: Tensor | None, shift: Tensor | None
+) -> Tensor:
+    """What GroupNorm gives, with one rounding at the end."""
+    weight, bias = weight.float().expand(len(x), -1), bias.float().expand(len(x), -1)
+    if scale is not None:
+        factor = 1 + scale.float()
+        weight, bias = weight * factor, torch.addcmul(shift.float(), bias, factor)
+    done = [_normalised(x[part], weight[part], bias[part], groups, eps)[0].to(x.dtype) for part in _parts(x)]
+    return done[0] if len(done) == 1 else torch.cat(done)
+
+
 def _parts(x: Tensor) -> list[slice]:
     """So many images of x: [B, C, H, W] after another as are worked on at once."""
     images = max(1, AT_ONCE // x[0].numel())
@@ -62,12 +87,15 @@ def _parts(x: Tensor) -> list[slice]:
 
 
 def _normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(x - mean) rstd weight + bias in float32, and mean and rstd: [B, C, H, W], [B, G], [B, G]."""
+    """(x - mean) rstd weight + bias in float32, and mean and rstd: [B, C, H, W], [B, G], [B, G].
+
+    weight, bias: [C] or [B, C].
+    """
     rows = _rows(x)
     mean = _mean_of_group(rows.sum(dim=1), groups, rows.shape[1])
     rows -= _of_channels(mean, rows.shape[2])[:, None]
     rstd = torch.rsqrt(_mean_of_group((rows * rows).sum(dim=1), groups, rows.shape[1]) + eps)
-    y = torch.addcmul(bias, rows, (_of_channels(rstd, rows.shape[2]) * weight)[:, None])
+    y = torch.addcmul(bias[..., None, :], rows, (_of_channels(rstd, rows.shape[2]) * weight)[:, None])
     return _images(y, x), mean, rstd
 
 

@@ -171,10 +171,15 @@ class Learner:
         self._bad.fill_(bad_steps)
         self._spoiled.fill_(spoiled)
 
-    def best_weights(self) -> dict[str, Tensor]:
-        """A copy, on the CPU, of the weights to sample with."""
+    def best_weights(self, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """A copy, on the CPU, of the weights to sample with; `into`: an earlier copy, which is overwritten."""
         net = self.net if self.ema_net is None else self.ema_net  # not best_net: that ends the training mode
-        return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+        weights = {name: tensor.detach() for name, tensor in net.state_dict().items()}
+        if into is None:
+            into = {name: torch.empty_like(tensor, device="cpu") for name, tensor in weights.items()}
+        for name, tensor in weights.items():
+            into[name].copy_(tensor)
+        return into
 
 
 def _trainable(net: nn.Module, device: Device, compile: bool, world: World) -> nn.Module:
@@ -186,7 +191,8 @@ def _trainable(net: nn.Module, device: Device, compile: bool, world: World) -> n
                 module.part, module.parts = world.rank, world.size
         places = [device.device] if device.type == "cuda" else None
         trainable = nn.parallel.DistributedDataParallel(net, device_ids=places)
-    return torch.compile(trainable) if compile else trainable
+    # Dropout draws as it does uncompiled; inductor's own generator would make the run another one.
+    return torch.compile(trainable, options={"fallback_random": True}) if compile else trainable
 
 
 def _difference(what: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from stepwise.foundation.paths import link_or_copy
 from stepwise.foundation.runs import RunFolder
 from stepwise.training.cli import stop_signal
 from stepwise.training.distributed import ALONE, World
+from stepwise.training.history import from_columns, to_columns
 from stepwise.training.learner import Learner
 from stepwise.training.resume import best_of
 from stepwise.training.stopping import Stopper
@@ -121,8 +122,12 @@ class RunState:
         self.sums: dict[str, Tensor] = {}
         self.best: dict[str, Any] = {"value": math.inf, "epoch": 0}
         self.stop_reason: str | None = None
-        self._best_weights: dict[str, Any] | None = None
-        self._best_document: dict[str, Any] = {}
+        self._best_weights: dict[
+            str, dict[str, Tensor]
+        ] = {}  # {learner: weights}, of the best epoch; then written over
+        self._best_document: dict[str, Any] | None = (
+            None  # what best_model.pt is to hold beside them, until it is saved
+        )
         self._last_save = time.monotonic()
         self.output_seconds, self.previewed = 0.0, -1
         self._metrics_wait_until = 0.0
@@ -150,7 +155,7 @@ class RunState:
         self.clock.epoch, self.clock.batch, self.clock.step = progress["epoch"], progress["batch"], progress["step"]
         self.clock.seconds_before = self.clock.seconds = progress["seconds"]
         self.clock.idle = progress.get("idle", 0.0)  # earlier versions counted everything as training
-        self.rows, self.best = list(document["history"]), dict(document["best"])
+        self.rows, self.best = from_columns(document["history"]), dict(document["best"])
         self.sums = dict(document["sums"])
         same_rules = self.plan.stopper.load(document["stopper"])
         self.stop_reason = document["stop_reason"] if same_rules else None
@@ -175,13 +180,13 @@ class RunState:
         if not self.world.is_main:
             return
         base = {"script": self.plan.script, "args": dict(vars(self.args)), **self.plan.document()}
-        if self._best_weights is not None:
+        if self._best_document is not None:
             nets = {
                 name: {"config": self.learners[name].config, "weights": w} for name, w in self._best_weights.items()
             }
             document = {**base, **self._best_document, "nets": nets, "best": self.best}
             checkpoints.save(self.folder.path / "best_model.pt", document)
-            self._best_weights = None
+            self._best_document = None
         clock = self.clock
         position, seconds = {"epoch": clock.epoch, "batch": clock.batch, "step": clock.step}, clock.now()
         progress = {**position, "seconds": seconds, "idle": clock.idle_at(seconds)}
@@ -195,7 +200,7 @@ class RunState:
                 "progress": progress,
                 "best": self.best,
                 "sums": self.sums,
-                "history": self.rows,
+                "history": to_columns(self.rows),
                 "stopper": self.plan.stopper.state(),
                 "stop_reason": self.stop_reason,
             },
@@ -211,7 +216,9 @@ class RunState:
         link_or_copy(self.folder.path / "last.pt", target)
         before, after = map(re.escape, re.split(r"{.*}", self.plan.checkpoint_name))
         found = ((re.fullmatch(rf"{before}(\d+){after}", path.name), path) for path in self.folder.path.iterdir())
-        numbered = [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+        # the oldest first, and not the lowest number: the run may have gone back to an earlier epoch
+        aged = sorted((path == target, path.stat().st_mtime_ns, int(match[1]), path) for match, path in found if match)
+        numbered = [path for *_, path in aged]
         for old in numbered[: max(0, len(numbered) - self.plan.keep_checkpoints)]:
             old.unlink()
 
@@ -243,7 +250,8 @@ class RunState:
         if value < self.best["value"] or (self.plan.newest_is_best(self.clock.progress) and math.isfinite(value)):
             self.best = {"value": value, **self.rows[-1]}
             if self.world.is_main:
-                self._best_weights = {name: learner.best_weights() for name, learner in self.learners.items()}
+                for name, learner in self.learners.items():
+                    self._best_weights[name] = learner.best_weights(into=self._best_weights.get(name))
                 self._best_document = self.plan.document()
 
     def replace_lost_best(self) -> None:
