@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.paths import make_folder, resolve, writable_folder
+from stepwise.foundation.paths import resolve, writable_folder
 from stepwise.training import cli, inputs
 
 MIN_SIDE = 16  # the small CNN halves an image four times
@@ -51,7 +51,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     draw = parser.add_argument_group("drawing from checkpoints")
     draw.add_argument("--num-images", type=cli.positive_int, default=300, help="images to draw from a checkpoint")
     draw.add_argument("--guidance", type=cli.non_negative_float, help="as in 3C (default: 3C's)")
-    draw.add_argument("--steps", type=cli.positive_int, default=25, help="steps of DPM-Solver++")
+    draw.add_argument(
+        "--steps", type=cli.positive_int, help="steps of DPM-Solver++ (default: 25, or all if the model has fewer)"
+    )
     cli.add_run_flags(parser, workers=False)
     args = cli.parse(parser, argv)
     if args.image_size and args.image_size < MIN_SIDE:
@@ -75,12 +77,12 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from stepwise.data.classes import class_table
-    from stepwise.data.image_sets import AUTOENCODER, HELD_OUT, load_set, positions
+    from stepwise.data.image_sets import AUTOENCODER, HELD_OUT, load_set, positions, printable
     from stepwise.foundation import devices
     from stepwise.training import candidates as sources
-    from stepwise.training.pretrained import load_vae, parent_vae
+    from stepwise.training.pretrained import FrozenVAE, load_vae, parent_vae
     from stepwise.training.provenance import ModelFile, Provenance
-    from stepwise.training.quality import Judge, Settings, reconstruction, require_enough
+    from stepwise.training.quality import Judge, Settings, reconstruction
     from stepwise.training.quality_report import Findings, write_all
 
     device = devices.choose(args.device)
@@ -89,35 +91,52 @@ def main(argv: list[str] | None = None) -> int:
     refuse_own_pictures(output, given)
     writable_folder(output)
     classes, train_label = class_table(train_paths, train_names)
+    vaes: list[FrozenVAE] = []  # the first measures reconstruction and copies
+    left_out: dict[str, UserError] = {}
+    damaged: dict[str, UserError] = {}
+    if vae_path:
+        try:
+            vaes.append(load_vae(vae_path, device))
+        except UserError as error:
+            if any(path.is_file() for path in given.values()):  # it has to draw as well
+                raise
+            damaged[AUTOENCODER] = error
 
-    folders, own = {}, vae_path  # without --vae-checkpoint each model draws with the autoencoder that it names
-    for name, path in given.items():
-        folders[name] = path
-        if path.is_file():
-            vae_of_this = own or parent_vae(path)
-            folders[name] = make_folder(output / "generated" / name)
-            with tqdm(total=args.num_images, desc=f"drawing {name}", unit="img", mininterval=cli.bar_interval()) as bar:
-                options = (args.num_images, args.seed, args.guidance, args.steps)
-                sources.draw(path, load_vae(vae_of_this, device), folders[name], *options, bar.update)
-            vae_path = vae_path or vae_of_this
-    size = args.image_size or max(MIN_SIDE, min(sources.nearest_size(folder) for folder in folders.values()))
+    def drawn(name: str, path: Path) -> Path:
+        """The folder of images of a set; without --vae-checkpoint a model draws with the autoencoder it names."""
+        if path.is_dir():
+            return path
+        vae = vaes[0] if vae_path else load_vae(parent_vae(path), device)
+        folder = output / "generated" / name
+        with tqdm(total=args.num_images, desc=f"drawing {name}", unit="img", mininterval=cli.bar_interval()) as bar:
+            sources.draw(path, vae, folder, args.num_images, args.seed, args.guidance, args.steps, bar.update)
+        vaes[:] = vaes[:1] or [vae]
+        return folder
+
+    folders = sources.usable(given, drawn, left_out)
+    sides = sources.usable(folders, lambda name, folder: sources.nearest_size(folder), left_out)
+    size = args.image_size or max(MIN_SIDE, min(sides.values()))
     train = load_set("the training images", train_paths, train_label, size)
     one_class_each = len(set(train_names)) == len(set(heldout_names)) == 1  # called after its folder, maybe
     heldout_label = [0] * len(heldout_names) if one_class_each else positions(heldout_names, classes)
     held_out = load_set("the held-out images", heldout_paths, heldout_label, size)
-    held_out, notes = require_enough(train, held_out, classes)
+    held_out, notes = sources.require_enough(train, held_out, classes)
     if train_names[0] != heldout_names[0] and one_class_each:
         notes.append(f"The one held-out class ({heldout_names[0]}) is taken for the one to train ({train_names[0]}).")
-    sets = [sources.read_folder(name, folder, classes, size) for name, folder in folders.items()]
+    readable = {name: folders[name] for name in sides}
+    sets = list(sources.usable(readable, lambda *named: sources.read_folder(*named, classes, size), left_out).values())
+    refused = damaged | left_out
+    notes = [f"{name} was left out: {' '.join(str(error).split())}" for name, error in refused.items()] + notes
     notes += sources.remarks(sets, (train, held_out), size)
     provenance = Provenance(train.paths, held_out.paths, cli.stop_signal.check)
     overlap = provenance.held_out_in_training()
     notes = overlap + notes
     known = {candidate.name: provenance.of(candidate.name, candidate.models) for candidate in sets}
     notes += [note for knowledge in known.values() for note in knowledge.notes]
-    vae = load_vae(vae_path, device) if vae_path else None
+    vae = vaes[0] if vaes else None
     if vae is None:
-        notes.append("Without --vae-checkpoint there is no reconstruction and no search for copies in latent space.")
+        lacking = "an autoencoder that can be read" if damaged else "--vae-checkpoint"
+        notes.append(f"Without {lacking} there is no reconstruction and no search for copies in latent space.")
     else:
         notes += provenance.of(AUTOENCODER, [ModelFile(vae.path, vae.sha256)]).notes
 
@@ -141,26 +160,29 @@ def main(argv: list[str] | None = None) -> int:
             check=cli.stop_signal.check,
         )
         judge = Judge(train, held_out, settings)
-        bar.write(f"Features for KID and FID: {judge.features_line}.")
+        bar.write(f"Features for KID and FID: {printable(judge.features_line)}.")
         results = {candidate.name: judge.judge(candidate.images) for candidate in sets}
-        floors, copies = judge.floors(), judge.copies()
+        floors, copies, through_vae = judge.floors(), judge.copies(), judge.through_autoencoder()
     decoded, pictures = None, None
     if vae:
         at_its_size = load_set(HELD_OUT, held_out.paths, held_out.label.tolist(), vae.image_size)
         decoded, pictures = reconstruction(at_its_size, vae, args.seed)
     for name, result in (*results.items(), (AUTOENCODER, decoded)):
         notes += [f"{name}: {line}" for line in (result.skipped if result else ())]
+    notes = [printable(note) for note in notes]
     found = Findings(
         candidates=sets,
         results=results,
         floors=floors,
         copies=copies,
+        through_autoencoder=through_vae,
         train=train,
         reference=judge.distinct,
         held_out=held_out,
-        class_names=[entry["name"] for entry in classes],
+        class_names=[printable(entry["name"]) for entry in classes],
         settings=describe(args, given, devices.summary(device)),
-        features=judge.features_line,
+        features=printable(judge.features_line),
+        cnn_features=judge.on_cnn,
         notes=notes,
         seen={name: knowledge.held_out for name, knowledge in known.items()},
         overlap=bool(overlap),
@@ -168,25 +190,26 @@ def main(argv: list[str] | None = None) -> int:
         reconstructed=pictures,
     )
     made = f"{date.today().isoformat()}, {len(train)} training and {len(held_out)} held-out images at {size} px"
-    document = write_all(output, found, args.title, made, args.seed)
+    document = write_all(output, found, printable(args.title), made, args.seed)
     print(document["conclusion"])
     for note in notes:
         print(f"Note: {note}")
-    print(f"Report: {output / 'report.html'}")
+    print(printable(f"Report: {output / 'report.html'}"))
     return 0
 
 
 def named_paths(args: argparse.Namespace) -> dict[str, Path]:
     """--generated as {name: path}; names are used in file names and must differ."""
-    from stepwise.data.image_sets import AUTOENCODER, COPIES, HELD_OUT, TRAIN, split_name
+    from stepwise.data.image_sets import RESERVED, printable, split_name
 
     found: dict[str, Path] = {}
     for text in args.generated:
         name, path = split_name(text)
         if resolve(args.base_dir, text).exists():  # a path that may have a = in it
             name, path = Path(text).stem, text
-        reserved = (TRAIN, HELD_OUT, COPIES, AUTOENCODER)
-        if name in found or name in reserved or set(name) & set("/\\\0") or name.startswith("."):
+        wrong = set(name) & set("/\\\0") or name.startswith(".")
+        name = printable(name)
+        if name in found or name in RESERVED or wrong:
             raise UserError(f"--generated: '{name}' cannot name a set (or stands twice).\nWrite OTHER_NAME={path}.")
         found[name] = resolve(args.base_dir, path)
         if not found[name].exists():
@@ -205,13 +228,16 @@ def refuse_own_pictures(output: Path, given: dict[str, Path]) -> None:
 
 def describe(args: argparse.Namespace, given: dict[str, Path], device_line: str) -> list[tuple[str, str]]:
     """What a reader needs to repeat the measurement."""
+    from stepwise.data.image_sets import printable
+
     told = [("machine", f"{device_line.removeprefix('Device: ')}, Python {platform.python_version()}")]
-    told += [(f"images: {name}", str(path)) for name, path in given.items()]
+    told += [(f"images: {name}", printable(str(path))) for name, path in given.items()]
     flags = ["train_dir", "heldout_dir", "vae_checkpoint", "seed", "cas_steps", "cas_seeds"]
     if any(path.is_file() for path in given.values()):  # something was drawn
         flags += ["num_images", "guidance", "steps"]
+    values = {flag: vars(args)[flag] for flag in flags}
     return told + [
-        (f"--{flag.replace('_', '-')}", str(vars(args)[flag])) for flag in flags if vars(args)[flag] is not None
+        (f"--{flag.replace('_', '-')}", printable(str(value))) for flag, value in values.items() if value is not None
     ]
 
 

@@ -7,7 +7,9 @@ half done is resumed.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -38,9 +40,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     more = parser.add_argument_group("more flags")
     more.add_argument("--vae-config", metavar="FILE.yaml", help="passed to 3A as --config")
     more.add_argument("--diffusion-config", metavar="FILE.yaml", help="passed to 3B as --config")
+    more.add_argument("--inception-weights", metavar="FILE", help="passed to 3D")
     cli.add_run_flags(parser)
     args = cli.parse(parser, argv)
     inputs.given_file(args, "--vae-config")
+    inputs.given_file(args, "--inception-weights")
     config = inputs.given_file(args, "--diffusion-config")
     if config and "class-conditional" in config.read_text(encoding="utf-8").replace("_", "-"):
         parser.error(f"--diffusion-config {config} sets class-conditional, which the regimes decide; take it out")
@@ -56,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     require_same_plan(args, output)
     run = Runner(output, args)
     data = resolve(args.base_dir, args.data_dir).resolve()
+    require_same_photos(data, output / "photos.json", "2A" in run.done)
     run.step("2A", "2A-prepare_corel_dataset.py", "--data-dir", data, "--holdout", args.holdout)
     prepared = output / "training_data" / "corel"
     classes = sorted(prepared.glob("class_*"))
@@ -69,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         *("--data-dir", prepared / "corel_all", "--image-size", args.image_size),
         minutes=VAE_SHARE * args.minutes,
     )
+    weights = resolve(args.base_dir, args.inception_weights).resolve() if args.inception_weights else None
     each = (1 - VAE_SHARE) * args.minutes / len(args.regimes)
     for regime in args.regimes:
         run.regime(regime, classes if regime == "per-class" else [prepared / "corel_all"], each)
@@ -78,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         *("--train-dir", prepared / "corel_all", "--heldout-dir", prepared / "corel_heldout"),
         *("--generated", *(f"{regime}={output / 'generated' / regime}" for regime in args.regimes)),
         *("--vae-checkpoint", output / "vae" / "best_model.pt", "--output-dir", output / "report"),
+        *(("--inception-weights", weights) if weights else ()),
         *("--title", f"One model per class, one unified, one class-conditional: {data.name}", "--device", args.device),
         again=True,
     )
@@ -151,9 +158,30 @@ def run_to_its_end(command: list[str]) -> int:
                 passed_on = True
 
 
+def require_same_photos(data: Path, record: Path, prepared: bool) -> None:
+    """Note in `record` how many images `data` has, and a digest of their names and sizes, before 2A prepares them.
+
+    Raises UserError where it has prepared others: what was added since would be in no model and no report.
+    """
+    from stepwise.foundation.images import is_image_name
+
+    if prepared and not (record.exists() and data.exists()):  # an earlier version's, or data that are gone by now
+        return
+    images = (path for path in data.rglob("*") if is_image_name(path.name) and path.is_file())
+    files = sorted((os.fsencode(path.relative_to(data)), path.stat().st_size) for path in images)
+    now = {"images": len(files), "sha256": hashlib.sha256(repr(files).encode()).hexdigest()}
+    if not prepared:
+        write_atomically(record, [(json.dumps(now) + "\n").encode()])
+    elif (before := json.loads(record.read_text())) != now:
+        raise UserError(
+            f"{data} holds other images than 2A has prepared here ({before['images']} then, {len(files)} now).\n"
+            "Choose another --output-dir for a comparison with them, or take the change back."
+        )
+
+
 def require_same_plan(args: argparse.Namespace, output: Path) -> None:
     """Raises UserError where the folder holds a comparison that was begun with other flags."""
-    leave = {"config", "base_dir", "output_dir", "device", "num_workers"}
+    leave = {"config", "base_dir", "output_dir", "device", "num_workers", "inception_weights"}
     plan = {key: value for key, value in vars(args).items() if key not in leave}
     record = output / "plan.json"
     if record.exists() and (output / "steps.json").exists():  # something was done

@@ -144,7 +144,7 @@ DEFAULTS = {  # all of them; a name that is new here belongs into README.md too
         "cas_seeds": 3,
         "num_images": 300,
         "guidance": None,  # that of 3C
-        "steps": 25,
+        "steps": None,  # 25, or all if fewer
         "seed": 42,
         "device": "auto",
         "config": None,
@@ -162,6 +162,7 @@ DEFAULTS = {  # all of them; a name that is new here belongs into README.md too
         "num_images": 300,
         "vae_config": None,
         "diffusion_config": None,
+        "inception_weights": None,
         "seed": 42,
         "num_workers": 4,
         "device": "auto",
@@ -280,6 +281,7 @@ def test_generation_seed_is_drawn_anew() -> None:
         ("3B", ["--lr", "1e-6"]),
         ("3B", ["--timesteps", "1"]),
         ("3B", ["--augment-variants", "1"]),
+        ("3B", ["--prediction", "eps", "--timesteps", "20"]),
         ("3B", ["--prediction", "eps", "--schedule", "cosine"]),
         ("3C", ["--ddim-steps", "5", "--steps", "5"]),
         ("3C", ["--ddim-steps", "5", "--sampler", "ddpm"]),

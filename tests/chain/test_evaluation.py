@@ -105,7 +105,7 @@ def test_report_has_every_figure(whole: tuple[Process, Path]) -> None:
         for measured in one["measures"].values():
             assert measured["low"] <= measured["high"]
     assert set(document["floor"]) == {"cas"} | DISTANCES | COPYING
-    assert set(document["control_copies"]) == COPYING
+    assert set(document["control_copies"]) == set(document["control_through_autoencoder"]) == COPYING
     assert {"psnr", "ssim"} <= set(document["reconstruction"])
     assert "not comparable with published figures" in document["features"], "no network: not Inception"
 
@@ -130,6 +130,7 @@ def test_held_out_images_that_a_model_has_seen_are_noted(whole: tuple[Process, P
         assert f"{name} has seen {seen} of the 10 held-out images" in said, said
     known = {one["name"]: one["held_out_seen"] for one in document["sets"]}
     assert known == {"drawn": seen, "folder": seen, "copies": None} and "Caution: " in document["conclusion"]
+    assert "copies: 10 of its 10 images are among the training images, pixel by pixel." in said
     assert "copies: its images name no model" in said and "not in --train-dir" not in said
 
 
@@ -291,6 +292,29 @@ def test_drawing_anew_leaves_nothing_of_before(
     assert "drawn: its images name no class" in notes(document)
 
 
+def test_a_set_that_cannot_be_judged_is_left_out(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    """The others are reported, without the autoencoder that cannot be read either; a name that is no text is shown."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unreadable").mkdir()
+    (tmp_path / "unreadable/a.png").touch()
+    (tmp_path / "file.pt").write_text("no checkpoint")
+    (own / "captions.json").write_text(json.dumps({f"image_{n:04d}.png": "a photo of a ghost" for n in range(1, 11)}))
+    (own / os.fsdecode(b"\xff.png")).write_text("no picture")
+    sets = (f"\udcffmine={own}", *(f"{name}={tmp_path / name}" for name in ("empty", "unreadable")))
+    flags = ("--generated", *sets, "--vae-checkpoint", tmp_path / "file.pt")
+    document = report(evaluate(server, real, tmp_path / "out", *flags), tmp_path / "out")
+    (one,) = document["sets"]
+    assert one["name"] == "\\udcffmine" and one["images"] == 10 and document["reconstruction"] is None
+    said = notes(document)
+    assert "empty was left out: No images found in" in said and "unreadable was left out: No image in" in said
+    assert "autoencoder was left out: " in said and "Without an autoencoder that can be read" in said
+    assert "1 files were left out (\\udcff.png: not an image)" in said
+    assert "its images name only classes without real ones (ghost)" in said
+    flags = ("--generated", f"own={own}", f"file={tmp_path / 'file.pt'}")
+    document = report(evaluate(server, real, tmp_path / "out", *flags), tmp_path / "out")
+    assert "file was left out: " in notes(document) and document["sets"][0]["name"] == "own"
+
+
 def test_wrong_paths_are_refused(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
     def refused(*flags: object, words: tuple[str, ...]) -> None:
         failed(evaluate(server, real, tmp_path / "out", *flags), *words)
@@ -303,6 +327,9 @@ def test_wrong_paths_are_refused(server: Server, real: Path, own: Path, tmp_path
     refused("--generated", tmp_path / "empty", words=("No image in", "can be read"))
     (tmp_path / "file.pt").write_text("no checkpoint")
     refused("--generated", tmp_path / "file.pt", words=("file.pt",))
+    refused("--generated", tmp_path / "file.pt", tmp_path / "empty", words=("file.pt",))
+    bad = ("--generated", tmp_path / "empty", "--vae-checkpoint", tmp_path / "file.pt")
+    refused(*bad, words=("No image in", "can be read"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/best_model.pt").write_text("a run")
     refused("--generated", f"a={tmp_path / 'run'}", words=("training run", "run/best_model.pt"))
@@ -496,6 +523,25 @@ def test_comparison_refuses_other_flags(server: Server, comparison: tuple[Path, 
     more = ("--minutes", 0.2, "--regimes", "unified", "--seed", 5)
     failed(server.run("comparison", *flags, *more, before=OFFLINE), "--regimes (was", "--seed (was 42)")
     assert (base / "comparison/plan.json").read_bytes() == before
+
+
+def test_comparison_refuses_photos_that_were_added_since(
+    server: Server, comparison: tuple[Path, tuple, Process], tmp_path: Path
+) -> None:
+    """2A was done before: they would be in no model and no report. Weights for the report may come later."""
+    base, flags, first = comparison
+    assert first.code == 0, first.err
+    added = base / "data/corel/0001_0099.png"
+    shutil.copy(next((base / "data/corel").glob("*.png")), added)
+    try:
+        done = server.run("comparison", *flags, "--minutes", 0.2, before=OFFLINE)
+    finally:
+        added.unlink()
+    failed(done, "12 then, 13 now", "--output-dir")
+    (tmp_path / "weights.pth").write_text("none")
+    more = ("--minutes", 0.2, "--inception-weights", tmp_path / "weights.pth")
+    done = server.run("comparison", *flags, *more, before=forked({}))
+    assert done.code == 2 and f"Inception weights: {tmp_path / 'weights.pth'} cannot be used" in done.err
 
 
 def test_comparison_of_one_class_or_of_nothing_is_refused(server: Server, tmp_path: Path) -> None:

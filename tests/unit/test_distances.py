@@ -10,6 +10,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from stepwise.evaluation import distances
 from stepwise.evaluation.intervals import of_distance
+from stepwise.evaluation.measures import MEASURES
 
 
 def points(count, width=8, seed=0, shift=0.0, scale=1.0):
@@ -155,3 +156,11 @@ def test_float32_features_do():
 def test_the_fewest_images(size):
     for measure in (distances.kid, distances.fid, distances.precision_recall, distances.density_coverage):
         assert np.isfinite(measure(points(size, seed=1), points(size, seed=2))).all()
+
+
+def test_kid_of_a_set_with_itself_is_below_0():
+    """The images that both sets share are compared with themselves between the sets, and not within one."""
+    both = points(60, seed=3)
+    found = of_distance(distances.kid, both, both, np.random.default_rng(0))
+    assert found.value < 0 and found.low < 0
+    assert "push it below 0" in MEASURES["kid"].meaning

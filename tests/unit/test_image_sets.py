@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from stepwise.data.image_sets import IMAGES, ImageSet, list_generated, load_set, positions
+from stepwise.data.image_sets import IMAGES, ImageSet, list_generated, load_set, positions, printable
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import save_png
 
@@ -128,6 +129,15 @@ def test_an_unreadable_file_is_named_and_left_out(tmp_path):
     found = load_set("set", [tmp_path / f"{name}.png" for name in "abcd"], [0, 1, 2, 3], 16)
     assert [path.name for path in found.paths] == ["a.png", "c.png"] and found.label.tolist() == [0, 2]
     assert [line.split(":")[0] for line in found.bad] == ["b.png", "d.png"] and "zero bytes" in found.bad[1]
+
+
+def test_a_name_that_is_no_text_is_written_out(tmp_path):
+    """Linux allows any bytes; a report and a terminal take UTF-8."""
+    assert printable("日本 \udcff") == "日本 \\udcff" and printable("日本").encode()
+    put(tmp_path, "a.png")
+    (tmp_path / os.fsdecode(b"\xff.png")).touch()
+    found = load_set("set", [tmp_path / "a.png", tmp_path / os.fsdecode(b"\xff.png")], [0, 1], 16)
+    assert found.bad == ["\\udcff.png: zero bytes"]
 
 
 def test_only_unreadable_files_are_an_error(tmp_path):

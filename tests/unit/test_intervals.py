@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from stepwise.evaluation.intervals import of_difference, of_distance, of_mean, of_share
 
@@ -117,3 +118,29 @@ def test_halves_are_drawn_without_copies():
     assert [(len(first), len(second)) for first, second in seen] == [(21, 10)] + [(10, 5)] * 5
     assert all(len(set(part)) == len(part) for pair in seen for part in pair)
     assert len({tuple(first) for first, _ in seen}) == 6
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.8])
+def test_a_share_that_every_half_has_is_not_certain(value):
+    """Coverage of 0 in every half as well: 30 images, as the smaller set has, cannot rule out a few."""
+
+    def always(first, second):
+        return value
+
+    found = of_distance(always, np.arange(40), np.arange(30), rng(3), bounds=(0, 1), share=True)
+    wanted = binomtest(round(value * 30), 30).proportion_ci(0.95, "exact")
+    assert (found.value, found.low, found.high) == (value, pytest.approx(wanted.low), pytest.approx(wanted.high))
+    free = of_distance(always, np.arange(40), np.arange(30), rng(3))
+    assert free.low == pytest.approx(value) == free.high
+
+
+@pytest.mark.parametrize("value", [1.0, 1.4])
+def test_density_above_0_keeps_its_interval(value):
+    """It is a share at 0 only: 1 is nothing special, and it may be above."""
+    values = iter(np.linspace(value, value + 0.3, 31))
+
+    def measure(first, second):
+        return next(values)
+
+    found = of_distance(measure, np.arange(9), np.arange(9), rng(3), bounds=(0, np.inf), share=True)
+    assert found.value == value and value - 0.3 < found.low < value < found.high < value + 0.3

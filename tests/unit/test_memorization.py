@@ -164,3 +164,22 @@ def test_noisy_copies_are_near_and_every_other_one_is_mirrored(train):
     found = memorization.noisy_copies(train, np.random.default_rng(0)).astype(int)
     assert 3 < np.abs(found[1::2] - train[1::2]).mean() < 6
     assert np.abs(found[::2] - train[::2, :, ::-1]).mean() < 6 < np.abs(found[::2] - train[::2]).mean()
+
+
+def test_the_test_of_distances_grows_with_the_number_of_images():
+    """What its definition says: twice as sure with four times as many, at the same difference."""
+
+    def at(distances, times):
+        distances = np.tile(distances, times)
+        return Neighbours(np.zeros(len(distances), int), distances, distances + 1)
+
+    near, far = np.random.default_rng(0).random((2, 20)) + np.array([[0.0], [0.3]])
+    once, four = (memorization.data_copying(at(near, times), at(far, times)) for times in (1, 4))
+    assert four / once == pytest.approx(2, rel=0.03)
+
+
+def test_mirrored_copies_are_known_as_such(train, reference):
+    found = neighbours(flat(train[:, :, ::-1]), reference)
+    assert found.mirrored.mean() > 0.9 and neighbours(flat(train), reference).mirrored.mean() < 0.1
+    both = memorization.joined([found, neighbours(flat(train), reference)])
+    assert both.mirrored.tolist()[: len(train)] == found.mirrored.tolist() and len(both.first) == 2 * len(train)

@@ -18,9 +18,10 @@ from stepwise.evaluation.intervals import Measured
 from stepwise.evaluation.measures import IN_TABLE, MEASURES, MEMORIZATION
 from stepwise.evaluation.memorization import Neighbours
 from stepwise.training.candidates import Candidate
+from stepwise.training.conclusion import Findings, _copied, conclude
 from stepwise.training.provenance import ModelFile
 from stepwise.training.quality import Result
-from stepwise.training.quality_report import Findings, _copied, conclude, write_all
+from stepwise.training.quality_report import write_all
 
 EVIL = """<script>alert("1")</script> & 'x' "onload="y {{ title }} </style>"""
 
@@ -56,14 +57,18 @@ def content(picture):
         "made": EVIL,
         "conclusion": EVIL,
         "tables": [IN_TABLE, MEMORIZATION],
-        "columns": [report.column(EVIL, EVIL, values), report.column("real", "", {"cas": measured(0.9)}, floor=True)],
+        "columns": [
+            report.column(EVIL, EVIL, values, MEASURES),
+            report.column("real", "", {"cas": measured(0.9)}, MEASURES, floor=True),
+        ],
         "defined": [*values, "psnr"],
         "fid_warning": EVIL,
         "figures": {"overview": shown, "samples": shown, "memorization": shown, "reconstruction": shown},
-        "calibration": EVIL,
+        "controls": {"titles": [EVIL], "rows": [(EVIL, [EVIL], EVIL)]},
         "reconstruction": EVIL,
         "notes": [EVIL, "second"],
         "settings": [(EVIL, EVIL)],
+        "measures": MEASURES,
     }
 
 
@@ -76,7 +81,7 @@ def html(tmp_path):
 def test_names_and_notes_are_text_and_never_code(html):
     page = Page(html)
     assert not page.all("script") and "<script" not in html
-    assert page.text.count(EVIL) == 18, "each of them is shown as it is"
+    assert page.text.count(EVIL) == 21, "each of them is shown as it is"
     assert [image["alt"] for image in page.all("img")] == [EVIL] * 4
     assert all(set(image) == {"src", "alt"} for image in page.all("img"))
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
@@ -95,7 +100,7 @@ def test_nothing_is_fetched_from_outside(html):
     "missing",
     [
         *("title", "made", "conclusion", "tables", "columns", "defined", "fid_warning"),
-        *("figures", "calibration", "reconstruction", "notes", "settings"),
+        *("figures", "controls", "measures", "reconstruction", "notes", "settings"),
     ],
 )
 def test_a_missing_piece_is_an_error_and_not_a_gap(tmp_path, missing):
@@ -107,7 +112,7 @@ def test_a_missing_piece_is_an_error_and_not_a_gap(tmp_path, missing):
 
 
 def test_tables_show_value_interval_and_what_is_missing(html):
-    tables = re.findall(r"<table>\n<thead>.*?</table>", html, flags=re.DOTALL)
+    tables = re.findall(r"<table>\n<thead>.*?</table>", html, flags=re.DOTALL)[:2]  # then the controls
     rows = [row.split("<td")[1:] for table in tables for row in table.split("</tr>")[1:-1]]
     assert len(tables) == 2 and len(rows) == len(IN_TABLE) + len(MEMORIZATION)
     for key, (title, first, floor) in zip((*IN_TABLE, *MEMORIZATION), rows, strict=True):
@@ -124,11 +129,12 @@ def test_measures_without_interval_say_none():
     assert (MEASURES["cas"].arrow, MEASURES["kid"].arrow, MEASURES["ct_pixel"].arrow) == ("↑", "↓", "")
 
 
-@pytest.mark.parametrize("name", ["plain", "$x^{", "a_b$", "<b>", "\\frac", "日本"])
+@pytest.mark.parametrize("name", ["plain", "_mine", "$x^{", "a_b$", "<b>", "\\frac", "日本"])
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_figures_take_any_name(tmp_path, name):
     rows = {name: {"cas": measured(0.5)}, "other": {"cas": measured(0.2), "kid": measured(0.1)}}
-    figures.bars(tmp_path / "bars.png", ["cas", "kid", "swd"], rows, {"cas": measured(0.9)})
+    panels = {key: MEASURES[key] for key in ("cas", "kid", "swd")}
+    figures.bars(tmp_path / "bars.png", panels, rows, {"cas": measured(0.9)})
     found = Neighbours(np.zeros(3, int), np.array([0.1, 0.5, 0.9]), np.ones(3))
     figures.ratios(tmp_path / "ratios.png", {name: found}, {name + " copies": found}, "at 32 px")
     for path in ("bars.png", "ratios.png"):
@@ -192,10 +198,10 @@ def test_pictures_of_different_sizes_are_put_side_by_side(tmp_path):
 def test_the_conclusion_names_the_best_and_whether_that_is_certain():
     sure = conclude(findings(worse=[0] * 15 + [1] * 5, best=[1] * 18 + [0] * 2), seed=0)
     assert sure.startswith("A CNN trained only on the images of best names 90% of 20 held-out")
-    assert "worse has 25%, 65% less, which is more than chance." in sure
+    assert "worse has 25%, 65 points less: more than the choice of held-out photos explains; another training" in sure
     unsure = conclude(findings(a=[1] * 10 + [0] * 10, b=[0] * 11 + [1] * 9), seed=0)
-    assert "images of a names 50%" in unsure and "too few to tell from chance" in unsure
-    assert "more than chance" not in unsure
+    assert "images of a names 50%" in unsure and "too few photos to tell" in unsure
+    assert "more than the choice" not in unsure
     assert conclude(findings(a=[1, 0] * 10), seed=0).count("less") == 0
 
 
@@ -216,6 +222,91 @@ def test_the_conclusion_says_what_adding_the_images_does(gain, word):
     assert f"to the real ones {word}" in conclude(found, seed=0)
 
 
+def test_a_tie_is_decided_by_kid_and_the_models(tmp_path):
+    """CAS cannot tell them apart: the next best measure does, or cannot either."""
+    found = findings(a=[1] * 10 + [0] * 10, b=[0] * 11 + [1] * 9, far=[0] * 20)
+    for name, value in (("a", 0.9), ("b", 0.3), ("far", 0.1)):
+        found.results[name].figures["kid"] = measured(value)
+    found.cnn_features = True
+    found.candidates[1].parameters, found.candidates[1].minutes = 9_000_000, 1.0
+    said = conclude(found, seed=0)
+    assert "By KID (CNN features), b is nearest to the held-out photos (b 0.3000, a 0.9000)." in said
+    assert "Of these, a has the smallest model (1.5 M, the next 9.0 M) and b has the shortest training (1 min" in said
+    found.results["a"].figures["kid"] = measured(0.35)
+    assert "b and a cannot be told apart either (b 0.3000, a 0.3500; intervals overlap)" in conclude(found, seed=0)
+    found.candidates[0].parameters = found.candidates[0].minutes = None
+    assert "Of these" not in conclude(found, seed=0)
+    assert "By KID" not in conclude(findings(a=[1] * 20, b=[0] * 20), seed=0), "no tie"
+
+
+def test_copies_are_told_of_every_set_and_beside_photos_that_are_none():
+    found = findings(best=[1] * 20, b=[1, 0] * 10, c=[0] * 20)
+    found.results["b"].figures["memorized_pixel"] = Measured(0.3, 0.2, 0.4)
+    assert "have: b (30.0%)." in conclude(found, seed=0)
+    found.floors.figures["memorized_pixel"] = Measured(0.25, 0.1, 0.35)
+    said = conclude(found, seed=0)
+    assert "as 25.0% of the held-out photos are, which are none: no sign of copying." in said and "have: b" not in said
+    for result, value in ((found.copies, 1.0), (found.floors, 0.0), *((one, 0.0) for one in found.results.values())):
+        result.figures["memorized_latent"] = Measured(value, value, value)
+    assert "0.0% of the images of best are copies of training images by the latent test" in conclude(found, seed=0)
+    found.through_autoencoder = Result({key: measured(0.6) for key in ("memorized_pixel", "memorized_latent")})
+    assert "of training images through the autoencoder it finds only 60%" in conclude(found, seed=0)
+
+
+def test_features_that_are_not_inceptions_are_named(tmp_path):
+    found = findings(a=[1, 0] * 10)
+    found.results["a"].figures["kid"] = measured(0.3)
+    for on_cnn, title, net in ((True, "KID (CNN features)", "CNN"), (False, "KID", "Inception")):
+        found.cnn_features = on_cnn
+        write_all(tmp_path, found, "title", "today", seed=0)
+        assert f"<dt>{title}</dt>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+        lines = (tmp_path / "metrics.csv").read_text().splitlines()
+        assert [line.split(",")[-1] for line in lines if ",kid," in line] == [net]
+
+
+def test_captions_say_what_is_shown(tmp_path):
+    """The first of each class only where there are classes; a mirrored copy is told beside its unmirrored original."""
+    found = findings(named=[1, 0] * 10, unnamed=[0, 1] * 10)
+    found.candidates[1].images.label[:] = -1
+    near = Neighbours(np.zeros(6, int), np.full(6, 0.5), np.ones(6), np.array([0, 5, 4, 9, 0, 0]))
+    found.results["named"].neighbours["pixel"] = near
+    psnr = {"psnr": Measured(21.0, 21.0, 21.0)}
+    found.reconstruction, found.through_autoencoder = Result(psnr), result([1], copied=1.0)
+    found.reconstructed = found.held_out.images
+    write_all(tmp_path, found, "title", "today", seed=0)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "named: 6 images, 1 model, 2 min and 1.5 M parameters without the autoencoder; the first of each" in html
+    assert "parameters without the autoencoder; the first of them." in html
+    assert "0.50, 0.50 mirrored, 0.50, 0.50 mirrored" in html
+    assert "PSNR 21.00." in html and "()" not in html
+    controls = html.partition("<th>memorized, pixel</th>")[2].partition("</table>")[0]
+    for name in ("held-out real images", "noisy copies of training images", "training images through the autoencoder"):
+        assert f"<td>{name}</td>" in controls
+    assert "They do not cover the training" in html
+
+
+def test_names_that_are_no_text_can_be_written(tmp_path):
+    pieces = content(tmp_path / "a.png") | {"notes": ["\udcff.png: not an image"]}
+    report.write(tmp_path / "report.html", pieces)
+    assert "\\udcff.png: not an image" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_name_with_an_underscore_stands_in_the_legend(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    shown = []
+    legend = Axes.legend
+
+    def watched(axis, **options):
+        shown.extend(axis.get_legend_handles_labels()[1])
+        return legend(axis, **options)
+
+    monkeypatch.setattr(Axes, "legend", watched)
+    near = Neighbours(np.zeros(3, int), np.array([0.1, 0.5, 0.9]), np.ones(3))
+    figures.ratios(tmp_path / "ratios.png", {"_mine": near, "other": near}, {}, "at 32 px")
+    assert [name.strip() for name in shown] == ["_mine", "other"]
+
+
 @pytest.mark.filterwarnings("ignore:Tight layout")
 def test_every_file_is_written_also_for_evil_names(tmp_path):
     """A name is used in file names, in the table, in figures and in captions."""
@@ -229,7 +320,7 @@ def test_every_file_is_written_also_for_evil_names(tmp_path):
     assert {"comparison.png", "samples_real.png", "samples_b.png", "suspects_b.png", "memorization_pixel.png"} < names
     assert len(names) == 7 and all(re.fullmatch(r"[\w-]+\.png", name) for name in names)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "set,measure,value,low,high,floor" and len(lines) == 1 + 4 * 3
+    assert lines[0] == "set,measure,value,low,high,floor,features" and len(lines) == 1 + 4 * 3
 
 
 def test_copies_are_not_denied_where_the_test_is_blind() -> None:
@@ -238,6 +329,8 @@ def test_copies_are_not_denied_where_the_test_is_blind() -> None:
     found = SimpleNamespace(
         results={"mine": SimpleNamespace(figures={"memorized_pixel": share})},
         copies=SimpleNamespace(figures={"memorized_pixel": Measured(0.1, 0.05, 0.2)}),
+        floors=SimpleNamespace(figures={"memorized_pixel": share}),
+        through_autoencoder=None,
     )
     assert "cannot be told here" in _copied(found, "mine") and "only 10%" in _copied(found, "mine")
     found.copies.figures["memorized_pixel"] = Measured(1.0, 0.99, 1.0)

@@ -17,7 +17,8 @@ from stepwise.foundation.images import IMAGES, BadImage, decode, fit_square, is_
 FOLDER_SUFFIX = "_individual"
 # what every report has beside the generated sets, under these names
 TRAIN, HELD_OUT, COPIES = "real training images", "held-out real images", "noisy copies of training images"
-AUTOENCODER = "autoencoder"
+AUTOENCODER, DECODED = "autoencoder", "training images through the autoencoder"
+RESERVED = (TRAIN, HELD_OUT, COPIES, AUTOENCODER, DECODED)
 
 
 @dataclass
@@ -45,6 +46,11 @@ class ImageSet:
         """The images at `index` only."""
         chosen = [self.paths[i] for i in index]
         return ImageSet(self.name, chosen, self.images[index], self.label[index], self.sizes, self.bad)
+
+
+def printable(text: str) -> str:
+    """`text` with what is not Unicode in it, as file names may hold on Linux, written out: b"\\xff" as \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def split_name(text: str) -> tuple[str, str]:
@@ -109,7 +115,7 @@ def load_set(name: str, paths: list[Path], labels: list[int], size: int) -> Imag
         try:
             image = np.array(decode(path))
         except BadImage as error:
-            bad.append(f"{path.name}: {error.reason}")
+            bad.append(printable(f"{path.name}: {error.reason}"))
             continue
         sizes.add(min(image.shape[:2]))
         images.append(fit_square(image, size))

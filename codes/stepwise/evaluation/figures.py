@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stepwise.evaluation.intervals import Measured
-from stepwise.evaluation.measures import MEASURES
+from stepwise.evaluation.measures import Measure
 from stepwise.evaluation.memorization import RATIO, Neighbours
 from stepwise.foundation.images import fit_square, grid, labelled_grid, save_png
 
@@ -18,21 +18,23 @@ COLOURS = ("#1f6f8b", "#e07a2f", "#5a8f3d", "#8a5aa8", "#b0413e", "#7a6a4f", "#3
 REAL = "#8d99a6"
 
 
-def bars(path: Path, panels: list[str], rows: dict[str, dict[str, Measured]], floor: dict[str, Measured]) -> None:
+def bars(
+    path: Path, panels: dict[str, Measure], rows: dict[str, dict[str, Measured]], floor: dict[str, Measured]
+) -> None:
     """One panel a measure: a bar with its interval for each set, and a line where real images are."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = [key for key in panels if any(key in figures for figures in rows.values())]
+    panels = {key: measure for key, measure in panels.items() if any(key in figures for figures in rows.values())}
     height = 0.7 + 0.32 * len(rows)
     figure, axes = plt.subplots(
         -(-len(panels) // 2), min(2, len(panels)), figsize=(WIDTH, height * -(-len(panels) // 2)), squeeze=False
     )
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, key in zip(axes.flat, panels, strict=False):
+    for axis, (key, measure) in zip(axes.flat, panels.items(), strict=False):
         for place, figures in enumerate(rows.values()):
             if key not in figures:
                 axis.text(0, place, " not measured", va="center", fontsize=7, color=REAL)
@@ -42,7 +44,6 @@ def bars(path: Path, panels: list[str], rows: dict[str, dict[str, Measured]], fl
             axis.plot([value.low, value.high], [place, place], color="#222222", linewidth=1.2)
         if key in floor:
             axis.axvline(floor[key].value, color="#222222", linestyle="--", linewidth=1)
-        measure = MEASURES[key]
         dashed = "  (dashed: real images)" if key in floor else ""
         axis.set_title(f"{measure.title} {measure.arrow}{dashed}", fontsize=8, loc="left")
         axis.set_yticks(range(len(rows)), [_plain(name) for name in rows], fontsize=7)
@@ -55,7 +56,7 @@ def bars(path: Path, panels: list[str], rows: dict[str, dict[str, Measured]], fl
 
 
 def ratios(path: Path, sets: dict[str, Neighbours], controls: dict[str, Neighbours], where: str) -> None:
-    """Cumulative share of images by d1 / d2, with the two controls in grey and the threshold."""
+    """Cumulative share of images by d1 / d2, with the controls in grey and the threshold."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -63,7 +64,7 @@ def ratios(path: Path, sets: dict[str, Neighbours], controls: dict[str, Neighbou
 
     figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
     for place, (name, found) in enumerate(controls.items()):
-        style = ("--", ":")[place % 2]
+        style = ("--", ":", "-.")[place % 3]
         axis.plot(*_steps(found.ratio), color=REAL, linestyle=style, linewidth=1.6, label=_plain(name))
     for place, (name, found) in enumerate(sets.items()):
         axis.plot(*_steps(found.ratio), color=COLOURS[place % len(COLOURS)], linewidth=1.8, label=_plain(name))
@@ -74,7 +75,7 @@ def ratios(path: Path, sets: dict[str, Neighbours], controls: dict[str, Neighbou
     axis.set_xlabel(f"distance to the nearest training image / to the second nearest, {where}", fontsize=8)
     axis.set_ylabel("share of the images below", fontsize=8)
     axis.tick_params(labelsize=7)
-    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    axis.legend(fontsize=7, framealpha=0.8, edgecolor="none", loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=DPI)
@@ -114,5 +115,5 @@ def _steps(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _plain(name: str) -> str:
-    """matplotlib takes $...$ for formulas."""
-    return name.replace("$", r"\$")
+    """matplotlib takes $...$ for formulas, and leaves names that begin with _ out of a legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")

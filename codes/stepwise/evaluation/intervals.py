@@ -33,14 +33,23 @@ def of_mean(values: np.ndarray, rng: np.random.Generator) -> Measured:
 def of_share(values: np.ndarray, rng: np.random.Generator) -> Measured:
     """`of_mean` of shares in [0, 1], which is certain of nothing where all of them are 0, or all 1.
 
-    There resampling finds no spread; the interval is that of Clopper and Pearson (1934) instead.
+    There resampling finds no spread; see `of_saturated`.
     """
-    found, reach = of_mean(values, rng), 1 - (LOW / 100) ** (1 / len(values))
-    if found.low == found.high == 0:
-        return Measured(0.0, 0.0, reach)
-    if found.low == found.high == 1:
-        return Measured(1.0, 1 - reach, 1.0)
-    return found
+    found = of_mean(values, rng)
+    return of_saturated(found, len(values)) if found.value in (0, 1) else found
+
+
+def of_saturated(found: Measured, count: int) -> Measured:
+    """`found`, a share of `count` things, with at least the interval of Clopper and Pearson (1934).
+
+    If the whole share were at one of its ends, as few (or many) of `count` would come up in 1 of 40 cases.
+    """
+    from scipy.stats import beta
+
+    hits = found.value * count
+    low = beta.ppf(LOW / 100, hits, count - hits + 1) if hits > 0 else 0.0
+    high = beta.ppf(HIGH / 100, hits + 1, count - hits) if hits < count else 1.0
+    return Measured(found.value, min(found.low, float(low)), max(found.high, float(high)))
 
 
 def of_difference(values: np.ndarray, rng: np.random.Generator) -> Measured:
@@ -61,6 +70,7 @@ def of_distance(
     rng: np.random.Generator,
     rounds: int = HALVES,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    share: bool = False,
 ) -> Measured:
     """`measure` of two sets [N, ...] and [M, ...] with a delete-half jackknife interval.
 
@@ -68,14 +78,17 @@ def of_distance(
     of the statistic over whole samples (Shao and Wu 1989). An ordinary bootstrap would put copies
     of an image into a set, which nearest neighbours and unbiased KID mistake for structure. Only
     their spread is used, since most of these measures grow as sets shrink; Student's t allows for the
-    few rounds. `bounds`: the range that the measure has by definition.
+    few rounds. `bounds`: the range that the measure has by definition. A `share` of the images may be at
+    its bound, or the same, in every half: no spread is no certainty (`of_saturated`, of as many as the smaller set).
     """
     value = float(measure(first, second))
     from scipy.stats import t
 
     halves = np.array([measure(_half(first, rng), _half(second, rng)) for _ in range(rounds)])
     reach = float(t.ppf(HIGH / 100, rounds - 1) * halves.std(ddof=1))
-    return Measured(value, max(value - reach, bounds[0]), min(value + reach, bounds[1]))
+    found = Measured(value, max(value - reach, bounds[0]), min(value + reach, bounds[1]))
+    saturated = share and value <= 1 and (value in bounds or reach < 1e-9)
+    return of_saturated(found, min(len(first), len(second))) if saturated else found
 
 
 def _half(items: np.ndarray, rng: np.random.Generator) -> np.ndarray:

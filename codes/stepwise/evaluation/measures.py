@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepwise.evaluation.intervals import Measured
 
@@ -28,6 +28,11 @@ class Measure:
             return ""
         return f"{self.form.format(measured.low)} to {self.form.format(measured.high)}"
 
+    def with_interval(self, measured: Measured) -> str:
+        """Value and, where there is one, interval in brackets."""
+        interval = self.interval(measured)
+        return self.text(measured) + (f" ({interval})" if interval else "")
+
 
 def _memorization(space: str, where: str) -> dict[str, Measure]:
     return {
@@ -48,15 +53,17 @@ def _memorization(space: str, where: str) -> dict[str, Measure]:
         ),
         f"ct_{space}": Measure(
             f"C_T, {space}",
-            "How many standard deviations further from the training images the generated images lie than unseen real "
-            f"ones do (Meehan et al. 2020, one cell), {where}; below -3: copying, far above 0: unlike the data.",
+            "z-score of a rank test (Mann-Whitney; Meehan et al. 2020, one cell) of whether generated images lie as "
+            f"far from the training images as unseen real ones do, {where}; below -3: nearer, copying; far above 0: "
+            "further, unlike the data. It says how certain that is, not how much nearer they are: for the same "
+            "difference it grows with the square root of the number of images, so compare sets of one size by it.",
             0,
             "{:+.1f}",
         ),
     }
 
 
-MEASURES = {
+MEASURES = {  # by the keys of metrics.json and metrics.csv
     "cas": Measure(
         "CAS",
         "Classification accuracy score: share of held-out real photos that a small CNN names right after it was "
@@ -69,14 +76,15 @@ MEASURES = {
     ),
     "cas_gain": Measure(
         "gain",
-        "What adding the generated images to the real ones gains over the real ones alone, in points of accuracy.",
+        "What adding the generated images to the real ones gains over the real ones alone, in percentage points.",
         1,
         "{:+.1%}",
     ),
     "kid": Measure(
         "KID",
         "Kernel distance between the features of generated and held-out images (Bińkowski et al. 2018): unbiased, "
-        "so 0 on average for images of the same distribution, whatever their number.",
+        "so 0 on average for images of the same distribution, whatever their number. Images that lie in both sets push "
+        "it below 0: those of a set that copies the held-out ones, or training images that are held out too.",
         -1,
         "{:.4f}",
     ),
@@ -122,5 +130,14 @@ MEASURES = {
         "LPIPS", "Perceptual distance of reconstructed held-out images with VGG16 (Zhang et al. 2018).", -1, "{:.3f}"
     ),
 }
+ON_FEATURES = ("kid", "fid", "precision", "recall", "density", "coverage")
+PUBLISHED = ("kid", "fid")  # known on the features of Inception
 IN_TABLE = ("cas", "cas_both", "cas_gain", "kid", "fid", "precision", "recall", "density", "coverage", "swd")
 MEMORIZATION = tuple(key for key in MEASURES if key.endswith(("_pixel", "_latent")))
+
+
+def titled(cnn_features: bool) -> dict[str, Measure]:
+    """MEASURES; where the features are not Inception's, KID and FID say so: published figures are others."""
+    if not cnn_features:
+        return MEASURES
+    return MEASURES | {key: replace(MEASURES[key], title=f"{MEASURES[key].title} (CNN features)") for key in PUBLISHED}

@@ -16,15 +16,25 @@ AT_ONCE = 256  # images whose distances are in memory together
 RATIO = 1 / 3
 NOISE_LEVELS = 6.0
 SHIFT = 1 / 32
+UNMIRRORED = 5  # of the ten variants, which come first
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """For each image [N]: the training image nearest to it, its distance, and that of the second nearest."""
+    """For each image [N]: the training image nearest to it, its distance, and that of the second nearest.
+
+    `variant`: which of the training image's variants that is, if that is known.
+    """
 
     nearest: np.ndarray
     first: np.ndarray
     second: np.ndarray
+    variant: np.ndarray | None = None
+
+    @property
+    def mirrored(self) -> np.ndarray:
+        """Whether the image is nearest to a mirrored variant. Bools [N]."""
+        return np.zeros(len(self.nearest), bool) if self.variant is None else self.variant >= UNMIRRORED
 
     @property
     def ratio(self) -> np.ndarray:
@@ -58,15 +68,23 @@ def neighbours(vectors: np.ndarray, reference: np.ndarray, *, leave_out_self: bo
     for start in range(0, len(vectors), AT_ONCE):  # [N, M] distances of a large set would not fit into memory
         queries = _tensor(vectors[start : start + AT_ONCE])
         distance = torch.full((len(queries), reference.shape[1]), torch.inf)
-        for part in references:
-            torch.minimum(
-                distance, torch.cdist(queries, part, compute_mode="donot_use_mm_for_euclid_dist"), out=distance
-            )
+        variant = torch.zeros(distance.shape, dtype=torch.uint8)
+        for number, part in enumerate(references):
+            of_part = torch.cdist(queries, part, compute_mode="donot_use_mm_for_euclid_dist")
+            variant[of_part < distance] = number
+            torch.minimum(distance, of_part, out=distance)
         if leave_out_self:
             distance[torch.arange(len(queries)), torch.arange(start, start + len(queries))] = torch.inf
-        found.append(distance.topk(2, dim=1, largest=False))
-    values, index = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-    return Neighbours(index[:, 0], values[:, 0], values[:, 1])
+        values, index = distance.topk(2, dim=1, largest=False)
+        nearest = (index[:, 0], values[:, 0], values[:, 1], variant.gather(1, index[:, :1])[:, 0])
+        found.append(Neighbours(*(column.numpy() for column in nearest)))
+    return joined(found)
+
+
+def joined(parts: list[Neighbours]) -> Neighbours:
+    """Those of several parts of a set, one after another; the variants must be known."""
+    columns = zip(*((part.nearest, part.first, part.second, part.variant) for part in parts), strict=True)
+    return Neighbours(*(np.concatenate(column) for column in columns))
 
 
 def authentic(found: Neighbours, training: Neighbours) -> np.ndarray:
@@ -81,7 +99,8 @@ def authentic(found: Neighbours, training: Neighbours) -> np.ndarray:
 def data_copying(generated: Neighbours, held_out: Neighbours) -> float:
     """C_T of Meehan et al. 2020 with one cell: the z-score of the Mann-Whitney test of the two sets of distances.
 
-    Below -3: generated images are nearer to the training images than unseen real ones are.
+    Below -3: generated images are nearer to the training images than unseen real ones are. It tells how certain
+    that is and not how much nearer they are: for the same difference it grows with the square root of the numbers.
     """
     from scipy.stats import mannwhitneyu
 

@@ -6,13 +6,9 @@ import torch
 from torch import Tensor
 
 from stepwise.foundation import weight_files
+from stepwise.foundation.images import at_once
 
 LPIPS_REMEDIES = "Put torchvision's vgg16 weights into torch's cache to have LPIPS in the report."
-
-
-def at_once(size: int) -> int:
-    """How many images of this size a network or a measure is given together: of 128 px 32, SSIM taking 13 MiB each."""
-    return max(1, 32 * 128**2 // size**2)
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:

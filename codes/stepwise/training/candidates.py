@@ -6,42 +6,68 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from stepwise.data.image_sets import ImageSet, list_generated, load_set, positions
+from stepwise.data.folders import CLASS_PREFIX, content_digest
+from stepwise.data.image_sets import FOLDER_SUFFIX, ImageSet, list_generated, load_set, positions, printable
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import BadImage, decode
+from stepwise.foundation.images import BadImage, at_once, decode
 from stepwise.foundation.paths import make_folder, resolve
 from stepwise.training.generate import choose_options, generate, made_by, write_images
 from stepwise.training.pretrained import FrozenVAE, load_denoiser
 from stepwise.training.provenance import ModelFile
 
-BATCH = 32
+Given, Made = TypeVar("Given"), TypeVar("Made")
+LISTED = 3  # unknown classes that a note names
 
 
 @dataclass
 class Candidate:
-    """A set under its name with what is known of its models: checkpoints, training minutes, parameters."""
+    """A set under its name with what is known of its models: checkpoints, training minutes, parameters.
+
+    `guidance`: how its images were guided, as 3C noted it. `unknown`: the classes that it names and no photo has.
+    """
 
     name: str
     images: ImageSet
     models: list[ModelFile]
     minutes: float | None
     parameters: int | None
+    guidance: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @property
     def about(self) -> str:
         parts = [f"{len(self.images)} images"]
         if self.models:
             parts.append(f"{len(self.models)} model{'s' if len(self.models) > 1 else ''}")
-        if self.minutes is not None:
-            parts.append(f"{self.minutes:.0f} min")
+        known = [f"{self.minutes:.0f} min"] if self.minutes is not None else []
         if self.parameters is not None:
-            parts.append(f"{self.parameters / 1e6:.1f} M parameters")
+            known.append(f"{self.parameters / 1e6:.1f} M parameters")
+        if known:
+            parts.append(" and ".join(known) + " without the autoencoder")
         return ", ".join(parts)
+
+
+def usable(
+    items: dict[str, Given], task: Callable[[str, Given], Made], left_out: dict[str, UserError]
+) -> dict[str, Made]:
+    """What `task` makes of each of the named `items`; those that it refuses go into `left_out` with the error.
+
+    Raises the first of all these errors where nothing is left to go on with.
+    """
+    made: dict[str, Made] = {}
+    for name, item in items.items():
+        try:
+            made[name] = task(name, item)
+        except UserError as error:
+            left_out[name] = error
+    if not made:
+        raise next(iter(left_out.values()))
+    return made
 
 
 def nearest_size(folder: Path) -> int:
@@ -58,8 +84,16 @@ def read_folder(name: str, folder: Path, classes: list[dict[str, Any]], size: in
     """A folder of 3C, with subfolders or without."""
     paths, names = list_generated(folder)
     images = load_set(name, paths, positions(names, classes), size)
-    models = _models_named_in(images.paths)
-    return Candidate(name, images, models, *_training_of([model.path for model in models]))
+    models, guidance = _noted_in(images.paths)
+    told = sorted({one for one, path in zip(names, paths, strict=True) if _names_a_class(one, path)})
+    unknown = [printable(one) for one, place in zip(told, positions(told, classes), strict=True) if place < 0]
+    return Candidate(name, images, models, *_training_of([model.path for model in models]), guidance, tuple(unknown))
+
+
+def _names_a_class(name: str, path: Path) -> bool:
+    """Whether `name` was meant as the class of the image: any folder has a name."""
+    folder = path.parent.parent if path.parent.name.endswith(FOLDER_SUFFIX) else path.parent
+    return name.startswith(CLASS_PREFIX) or name not in ("", folder.name)
 
 
 def draw(
@@ -76,28 +110,33 @@ def draw(
     model = load_denoiser(checkpoint, vae.device, vae)
     options = choose_options(model, "dpmpp", steps, 0.0, guidance)
     labels = sorted(i % len(model.classes) for i in range(count)) if model.classes else None
+    make_folder(folder)
     images = []
-    for batch in generate(model, vae, labels, range(count), BATCH, seed, options):
+    for batch in generate(model, vae, labels, range(count), at_once(vae.image_size), seed, options):
         images.append(batch)
         progress(len(batch))
     metadata = {"seed": str(seed), "flags": json.dumps(made_by(checkpoint, model, options))}
-    write_images(make_folder(folder), np.concatenate(images), model.class_names(labels, count), metadata)
+    write_images(folder, np.concatenate(images), model.class_names(labels, count), metadata)
 
 
-def _models_named_in(paths: list[Path]) -> list[ModelFile]:
-    """The diffusion models that 3C noted in its PNG files, each once."""
+def _noted_in(paths: list[Path]) -> tuple[list[ModelFile], tuple[str, ...]]:
+    """The diffusion models that 3C noted in its PNG files, each once, and the ways in which it guided them."""
     found: dict[ModelFile, None] = {}
+    guidance: set[str] = set()
     for path in paths:
         try:
             with Image.open(path, formats=["PNG"]) as image:
                 flags = json.loads(image.info.get("flags", "{}"))
+            if isinstance(strength := flags.get("guidance"), int | float):
+                by = flags.get("guidance_by", "label")
+                guidance.add("none" if strength == 1 else f"{strength:g} by the {by}")
             checkpoint = flags.get("diffusion_checkpoint")
             if isinstance(checkpoint, str):
                 path = resolve(flags.get("base_dir", "."), checkpoint).resolve()
                 found[ModelFile(path, flags.get("diffusion_weights"))] = None
         except (OSError, ValueError, AttributeError, TypeError):
             continue
-    return list(found)
+    return list(found), tuple(sorted(guidance))
 
 
 def _training_of(checkpoints: list[Path]) -> tuple[float | None, int | None]:
@@ -113,29 +152,92 @@ def _training_of(checkpoints: list[Path]) -> tuple[float | None, int | None]:
     return (sum(minutes), sum(parameters)) if checkpoints else (None, None)
 
 
+def require_enough(train: ImageSet, held_out: ImageSet, classes: list[dict[str, Any]]) -> tuple[ImageSet, list[str]]:
+    """The held-out images of known classes, and notes on what is missing.
+
+    Raises UserError where nothing can be measured.
+    """
+    notes = []
+    unknown = held_out.label < 0
+    if unknown.any():
+        notes.append(f"{int(unknown.sum())} held-out images belong to classes without training images: left out.")
+        held_out = held_out.picked(np.flatnonzero(~unknown))
+    if len(train) < 2 or not len(held_out):
+        raise UserError(
+            f"There are {len(train)} training and {len(held_out)} held-out images of the same classes.\n"
+            "At least 2 and 1 are needed: prepare the images with 2A --holdout 0.2."
+        )
+    if len(classes) < 2:
+        notes.append(
+            "All images are of one class, so there is no CAS; KID, FID, precision, recall, density and coverage "
+            "need Inception's weights (--inception-weights)."
+        )
+    absent = [entry["name"] for i, entry in enumerate(classes) if i not in set(held_out.label.tolist())]
+    if absent:
+        notes.append(f"No held-out images of {', '.join(absent)}: CAS says nothing about these classes.")
+    if len(held_out) < 30:
+        notes.append(f"With {len(held_out)} held-out images every figure is rough; look at the intervals.")
+    return held_out, notes
+
+
 def remarks(candidates: list[Candidate], real: tuple[ImageSet, ...], size: int) -> list[str]:
     """What the reader must know about the files: missing labels, differing sizes, unreadable images.
 
-    `real`: the training images, then the others.
+    `real`: the training images, then the held-out ones.
     """
-    notes = [
-        f"{candidate.name}: its images name no class; for CAS, the CNN trained on the real images named them. "
-        "That favours it over sets that had to get the class right."
-        for candidate in candidates
-        if not candidate.images.labelled and len(np.unique(real[0].label)) > 1
-    ]
-    counts = {candidate.name: min(len(candidate.images), len(real[0])) for candidate in candidates}
-    if min(counts.values()) < len(real[0]):
-        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        notes.append(
-            f"Compared as sets of {listed} images, the real ones of {len(real[0])}: FID, SWD, recall, coverage and CAS "
-            "favour the larger set. KID does not: compare by that, or draw more images."
-        )
+    has_cas = len(np.unique(real[0].label)) > 1
+    notes = [_without_classes(one) for one in candidates] if has_cas else []
+    notes += _about_counts({one.name: len(one.images) for one in candidates}, len(real[0]), has_cas)
     sizes = sorted(set().union(*(candidate.images.sizes for candidate in candidates)))
     if sizes != [size]:
         listed = ", ".join(map(str, sizes))
         notes.append(f"Generated images have sides of {listed} pixels; all images were compared at {size}.")
+    guided = {one.name: " and ".join(one.guidance) for one in candidates if one.guidance}
+    if len(set(guided.values())) > 1:
+        listed = "; ".join(f"{name}: {how}" for name, how in guided.items())
+        notes.append(f"The sets were drawn with different guidance ({listed}): that is part of their difference.")
+    for candidate in candidates:
+        notes += [_identical(candidate, one) for one in real]
     for part in (*real, *(candidate.images for candidate in candidates)):
         if part.bad:
             notes.append(f"{part.name}: {len(part.bad)} files were left out ({'; '.join(part.bad[:3])}).")
+    return list(filter(None, notes))
+
+
+def _without_classes(candidate: Candidate) -> str:
+    """A note on a set of which no image is of a known class; empty for others."""
+    if candidate.images.labelled:
+        return ""
+    says = "name no class"
+    if candidate.unknown:
+        more = ", ..." if len(candidate.unknown) > LISTED else ""
+        says = f"name only classes without real ones ({', '.join(candidate.unknown[:LISTED])}{more})"
+    return (
+        f"{candidate.name}: its images {says}; for CAS, the CNN trained on the real images named them. "
+        "That favours it over sets that had to get the class right."
+    )
+
+
+def _about_counts(counts: dict[str, int], real: int, has_cas: bool) -> list[str]:
+    """Notes on the measures that a larger set does better by: CAS takes all images, the others no more than `real`."""
+    notes = []
+    capped = {name: min(count, real) for name, count in counts.items()}
+    if min(capped.values()) < real:
+        listed = ", ".join(f"{name} {count}" for name, count in capped.items())
+        notes.append(
+            f"Compared as sets of {listed} images, the real ones of {real}: FID, SWD, recall and coverage "
+            "favour the larger set. KID does not: compare by that, or draw more images."
+        )
+    if has_cas and len({*counts.values(), max(real, min(counts.values()))}) > 1:  # all have more than the real: none
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        notes.append(f"CAS takes all images of a set ({listed}; {real} real ones): it favours the larger set.")
     return notes
+
+
+def _identical(candidate: Candidate, real: ImageSet) -> str:
+    """A note if generated images are real ones pixel by pixel, at the size of the comparison; empty if none is."""
+    known = {content_digest(image) for image in real.images}
+    same = sum(content_digest(image) in known for image in candidate.images.images)
+    if not same:
+        return ""
+    return f"{candidate.name}: {same} of its {len(candidate.images)} images are among {real.name}, pixel by pixel."

@@ -13,10 +13,11 @@ import torch
 from stepwise.data.image_sets import ImageSet
 from stepwise.evaluation import classifier, distances, inception, memorization, sliced_wasserstein
 from stepwise.evaluation.intervals import Measured, of_difference, of_distance, of_mean, of_share
-from stepwise.evaluation.reconstruction import at_once, lpips, psnr, ssim
+from stepwise.evaluation.measures import PUBLISHED
+from stepwise.evaluation.reconstruction import lpips, psnr, ssim
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import fit_square, to_tensor, to_uint8
+from stepwise.foundation.images import at_once, fit_square, to_tensor, to_uint8
 from stepwise.foundation.seeds import numpy_rng
 from stepwise.training.pretrained import FrozenVAE
 
@@ -70,6 +71,7 @@ class Judge:
         if len(self.distinct) < 2:
             raise UserError("All training images are the same.\nGive at least two different ones.")
         inside, self.features_line = _inception(settings)
+        self.on_cnn = inside is None  # what KID and FID look at, if there are any
         self.real_nets = self._train_nets(train.images, train.label) if settings.has_cas else []
         self.features = _features(settings, inside, self.real_nets)
         self.held_out_features = self.features(held_out.images) if self.features else None
@@ -106,6 +108,18 @@ class Judge:
         result = Result()
         copies = memorization.noisy_copies(self.train.images, self._rng("copies"))
         self._memorization(self._neighbours(copies), result)
+        return result
+
+    def through_autoencoder(self) -> Result | None:
+        """The control nearest to a real copy: what the autoencoder makes of the training images, some at a time."""
+        vae, images, step = self.settings.vae, self.train.images, memorization.AT_ONCE
+        if vae is None:
+            return None
+        result, parts = Result(), []
+        for start in range(0, len(images), step):
+            x = to_tensor(_resized(images[start : start + step], vae.image_size))
+            parts.append(self._neighbours(to_uint8(_decoded(vae, x))))
+        self._memorization({name: memorization.joined([part[name] for part in parts]) for name in self.spaces}, result)
         return result
 
     def _cas(self, generated: ImageSet, result: Result) -> None:
@@ -171,7 +185,8 @@ class Judge:
         }
         for name, (measure, bounds) in measures.items():
             self.settings.check()
-            result.figures[name] = of_distance(measure, found, real, self._rng(name), bounds=bounds)
+            share = name not in PUBLISHED
+            result.figures[name] = of_distance(measure, found, real, self._rng(name), bounds=bounds, share=share)
 
     def _swd(self, images: np.ndarray) -> Measured:
         patches, real = sliced_wasserstein.patches(images, self.settings.seed), self.held_out_patches
@@ -210,39 +225,10 @@ class Judge:
         return numpy_rng(self.settings.seed, "quality", name)
 
 
-def require_enough(train: ImageSet, held_out: ImageSet, classes: list[dict[str, Any]]) -> tuple[ImageSet, list[str]]:
-    """The held-out images of known classes, and notes on what is missing.
-
-    Raises UserError where nothing can be measured.
-    """
-    notes = []
-    unknown = held_out.label < 0
-    if unknown.any():
-        notes.append(f"{int(unknown.sum())} held-out images belong to classes without training images: left out.")
-        held_out = held_out.picked(np.flatnonzero(~unknown))
-    if len(train) < 2 or not len(held_out):
-        raise UserError(
-            f"There are {len(train)} training and {len(held_out)} held-out images of the same classes.\n"
-            "At least 2 and 1 are needed: prepare the images with 2A --holdout 0.2."
-        )
-    if len(classes) < 2:
-        notes.append(
-            "All images are of one class, so there is no CAS; KID, FID, precision, recall, density and coverage "
-            "need Inception's weights (--inception-weights)."
-        )
-    absent = [entry["name"] for i, entry in enumerate(classes) if i not in set(held_out.label.tolist())]
-    if absent:
-        notes.append(f"No held-out images of {', '.join(absent)}: CAS says nothing about these classes.")
-    if len(held_out) < 30:
-        notes.append(f"With {len(held_out)} held-out images every figure is rough; look at the intervals.")
-    return held_out, notes
-
-
 def reconstruction(held_out: ImageSet, vae: FrozenVAE, seed: int) -> tuple[Result, np.ndarray]:
     """PSNR, SSIM and (where its weights can be had) LPIPS of `vae` on the held-out images, and its pictures of them."""
     x = to_tensor(_resized(held_out.images, vae.image_size))
-    device, parts = vae.device.device, x.split(at_once(vae.image_size))
-    x_hat = torch.cat([vae.decode(vae.encode(part.to(device))[0]).cpu() for part in parts])
+    x_hat = _decoded(vae, x)
     result = Result()
     for name, measure in (("psnr", psnr), ("ssim", ssim), ("lpips", lpips)):
         try:
@@ -275,6 +261,12 @@ def _features(
     if inside is not None:
         return lambda images: inception.features(inside, images, settings.device.device)
     return (lambda images: classifier.features(nets[0], images, settings.device)) if nets else None
+
+
+def _decoded(vae: FrozenVAE, x: torch.Tensor) -> torch.Tensor:
+    """`x` through the autoencoder, [N, 3, S, S] in [-1, 1], in parts that fit into memory."""
+    device, parts = vae.device.device, x.split(at_once(vae.image_size))
+    return torch.cat([vae.decode(vae.encode(part.to(device))[0]).cpu() for part in parts])
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
