@@ -73,7 +73,7 @@ def _vae(case: Case, contender: Contender, device: Device) -> tuple[Step, int]:
         x = to_device(images[torch.from_numpy(order.batch(*divmod(number, order.per_epoch)))], device)
         torch.manual_seed(seeds.derive(0, "step", number))
         learner.set_lr(1e-3)
-        eps = seeds.noise_like((len(x), *case.latent_shape), 0, "posterior", number).to(x.device)
+        eps = device.send(seeds.noise_like((len(x), *case.latent_shape), 0, "posterior", number))
         with device.autocast():
             x_hat, mu, logvar = learner.train_net(x, eps)
         losses = vae_loss(x_hat, x, mu, logvar, 1.0, KL_TARGET)
@@ -101,10 +101,10 @@ def _unet(case: Case, contender: Contender, device: Device) -> tuple[Step, int]:
         z, _ = data.draw(index, slice(0, len(index)), 0, number)
         x0 = statistics.standardise(z)
         rng = seeds.torch_rng(0, "noise", number)
-        t = torch.randint(1000, (len(index),), generator=rng).to(x0.device)
-        eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+        t = device.send(torch.randint(1000, (len(index),), generator=rng))
+        eps = device.send(torch.randn(x0.shape, generator=rng))
         hidden = torch.rand(len(index), generator=rng) < 0.1
-        label = labels[torch.from_numpy(index)].masked_fill(hidden, case.classes).to(x0.device)
+        label = device.send(labels[torch.from_numpy(index)].masked_fill(hidden, case.classes))
         with device.autocast():
             error = denoising_loss(
                 learner.train_net, schedule, x0, eps, t, label, prediction="v", min_snr_gamma=5.0

@@ -17,6 +17,7 @@ FIXED_FLAGS = (
 )
 EPOCHS = 500
 LAYERS = 2
+EPS_FROM = 50  # timesteps from which on a prediction of the noise can be sampled
 PEAK_LR = {"grid": 5e-4, "vector": 1e-4}
 
 
@@ -113,10 +114,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--timesteps must be 2 at least: the last one is to leave nothing but noise")
     if args.augment != "none" and args.augment_variants < 2:
         parser.error("--augment-variants must be 2 at least, as the first is the image itself; or use --augment none")
-    if args.prediction == "eps" and args.schedule == "cosine":
+    if args.prediction == "eps" and (args.schedule == "cosine" or args.timesteps < EPS_FROM):
         parser.error(
-            "--prediction eps with --schedule cosine cannot be sampled: at its last steps almost nothing is left\n"
-            "of the image, and what is read off a prediction of the noise is 20,000 times its error. Use --prediction v"
+            f"--prediction eps needs --schedule linear and {EPS_FROM} --timesteps at least: else little is left\n"
+            "of the image at the last ones, and what is read off it thousands of times wrong. Use --prediction v"
         )
     if args.max_minutes is None:
         args.epochs = args.epochs or EPOCHS

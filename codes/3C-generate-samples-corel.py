@@ -59,14 +59,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--guidance",
         type=cli.non_negative_float,
-        help=f"strength; 1: none (default: {GUIDANCE:g}; without classes 1)",
+        help=f"strength; 1: none, 0: without the label (default: {GUIDANCE:g}; without classes 1)",
     )
     how.add_argument(
         "--guidance-interval",
         nargs=2,
         type=cli.noise_level,
         metavar=("LOW", "HIGH"),
-        help="noise levels sigma between which guidance acts; 0 inf: all (default: {} {})".format(*INTERVAL),
+        help="noise levels sigma between which guidance acts; 0 inf: all (default: {} {}; with a strength below 1 all)"
+        "".format(*INTERVAL),
     )
     how.add_argument(
         "--batch-size", type=cli.positive_int, default=16, help="images at a time; reduce it if memory runs out"

@@ -69,9 +69,8 @@ def predictor(
     def predict(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
         steps = torch.full((len(xt),), t, device=xt.device)
         alpha_bar = float(schedule.alpha_bar[t])
-        inside = interval[0] <= math.sqrt((1 - alpha_bar) / alpha_bar) <= interval[1]
-        guided = inside or guidance < 1  # below 1 the label is to count less, everywhere
-        if (label is None and guide is None) or guidance == 1 or not guided:
+        inside = interval[0] <= schedule.sigma(t) <= interval[1]
+        if (label is None and guide is None) or guidance == 1 or not inside:
             output = net(xt, steps, label).float()
         elif guide is not None:
             weaker = guide(xt, steps, label).float()

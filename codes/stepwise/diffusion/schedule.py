@@ -49,6 +49,11 @@ class Schedule:
         kept = self._kept(t.device)[t]
         return (kept / (1 - kept)).float()
 
+    def sigma(self, t: int) -> float:
+        """The noise level at t, sqrt((1 - alpha_bar) / alpha_bar) (Karras et al. 2022, table 1)."""
+        kept = float(self.alpha_bar[t])
+        return math.sqrt((1 - kept) / kept)
+
     def _kept(self, device: torch.device) -> Tensor:
         """alpha_bar on the device, copied there once: each copy would wait for a GPU."""
         if device not in self._on:

@@ -18,13 +18,14 @@ from stepwise.data.folders import fingerprint, read_labels, reading_size, split_
 from stepwise.data.latent_cache import LatentCache, listing
 from stepwise.data.latents import Latents, LatentStatistics, encode_files
 from stepwise.foundation.errors import UserError
+from stepwise.foundation.images import at_once
 from stepwise.foundation.paths import resolve
 from stepwise.training import provenance
 from stepwise.training.cli import stop_signal
 from stepwise.training.distributed import World
 from stepwise.training.pretrained import FrozenVAE
 
-ENCODING_BATCH = 64
+ENCODING_BATCH = 64  # at most: of large images fewer
 
 
 @dataclass
@@ -133,7 +134,7 @@ def _encode(
             reading_size(args.image_size),
             augment,
             variants,
-            batch_size=ENCODING_BATCH,
+            batch_size=min(ENCODING_BATCH, 2 * at_once(args.image_size)),
             num_workers=args.num_workers,
             device=vae.device.device,
             check=stop_signal.check,

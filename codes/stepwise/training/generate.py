@@ -21,6 +21,7 @@ from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import save_png, to_uint8
 from stepwise.foundation.paths import write_atomically
 from stepwise.foundation.seeds import noise_like
+from stepwise.training import advice
 from stepwise.training.cli import stop_signal
 from stepwise.training.pretrained import FrozenVAE, TrainedDenoiser
 
@@ -71,12 +72,19 @@ def choose_options(
             "--label-dropout above 0. Leave the flag out, or train 3B that way."
         )
     wanted = by is not None or interval is not None or bool(model.classes)  # without classes: only if asked for
-    by = by or ("guide" if able["guide"] else "label")
+    less = guidance is not None and guidance < 1  # of the label: 0 draws without it
+    by = by or ("guide" if able["guide"] and not (less and able["label"]) else "label")
     strength = guidance if guidance is not None else GUIDANCE if able[by] and wanted else 1.0
     total = model.schedule.timesteps
     count = steps or {"ddpm": total, "ddim": min(50, total), "dpmpp": min(25, total)}[kind]
-    model.schedule.sampling_steps(count)
-    low, high = interval or INTERVAL
+    low, high = interval or ((0.0, math.inf) if less else INTERVAL)
+    visited = [model.schedule.sigma(t) for t in model.schedule.sampling_steps(count)]
+    if strength != 1 and not any(low <= sigma <= high for sigma in visited):
+        advice.give(
+            f"none of the {count} steps lies between the noise levels {low:g} and {high:g}, so nothing is guided. "
+            "Take more --steps, or --guidance-interval 0 inf."
+        )
+        strength = 1.0
     return SamplerOptions(kind, count, eta, strength, (low, high), by)
 
 
@@ -115,7 +123,7 @@ def _latents(
 
     def checked(xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
         stop_signal.check()
-        with device.autocast():
+        with device.autocast(), torch.inference_mode():  # more than no_grad: no operation is noted at all
             return predict(xt, t)
 
     return samplers.sample(options.kind, checked, noise("start"), model.schedule, options.steps, noise, options.eta)

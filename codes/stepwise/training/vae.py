@@ -113,10 +113,10 @@ class VAEMonitor:
         net, device = self.learner.best_net, self.learner.device
         spread = torch.linspace(0, len(self.val) - 1, min(PICTURES, len(self.val))).long()
         x = to_device(self.val[spread], device)
-        x_hat = net.decode(net.encode(x)[0])
+        x_hat = self._decode(torch.cat([net.encode(part)[0] for part in x.split(self.args.batch_size)]))
         pairs = to_uint8(torch.cat([x, x_hat]))
         save_grid(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", pairs, len(x))
-        samples = to_uint8(net.decode(self._gaussian_samples(2 * PICTURES)))
+        samples = to_uint8(self._decode(self._gaussian_samples(2 * PICTURES)))
         save_grid(self.folder.path / "samples" / f"samples_epoch_{epoch:04d}.png", samples, PICTURES)
         curves(
             self.folder.path / "training_losses.png",
@@ -131,6 +131,10 @@ class VAEMonitor:
             },
             marks={"KL in nats per latent vector": self.args.kl_target},
         )
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """No more at once than a training step holds."""
+        return torch.cat([self.learner.best_net.decode(part) for part in z.split(self.args.batch_size)])
 
     def _gaussian_samples(self, count: int) -> Tensor:
         """Draws from the Gaussian that has the mean and covariance of the training latents.
