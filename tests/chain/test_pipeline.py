@@ -244,8 +244,10 @@ def test_vector_latents_without_classes(server: Server, vector: Path) -> None:
     failed(server.run("3C", *files, "--class", "cake"), "without classes", "--class-conditional")
     assert "guidance" not in done.err, "without classes none unless it is asked for"
     failed(server.run("3C", *files, "--guidance-by", "label"), "cannot do that", "--class-conditional")
-    guided = server.run("3C", *files, "--guidance-by", "guide", "--guidance", 3, "--ddim-steps", 2)
+    guided = server.run("3C", *files, "--guidance-by", "guide", "--guidance", 3, "--ddim-steps", 9)
     assert guided.code == 0 and "guidance 3 by the guide" in guided.err, guided.err
+    in_vain = server.run("3C", *files, "--guidance-by", "guide", "--guidance", 3, "--ddim-steps", 1)
+    assert "Note: no sampling step of 1" in in_vain.out and "guidance 3" not in in_vain.err, in_vain.out
 
 
 def test_a_loss_that_bounces_ends_a_run_only_once_the_learning_rate_has_come_down(

@@ -44,7 +44,7 @@ def test_below_1_the_label_counts_less_everywhere() -> None:
 def test_guidance_without_a_step_in_its_interval_is_none(asked: dict, capsys: pytest.CaptureFixture) -> None:
     assert options(steps=2, **asked).guidance == 1
     said = capsys.readouterr().out
-    assert "none of the 2 steps" in said and "--guidance-interval" in said
+    assert "no sampling step of 2" in said and "--guidance-interval" in said
     assert options(steps=2, interval=(0.0, math.inf), **asked).guidance == asked.get("guidance", GUIDANCE)
     assert options(steps=4, **asked).guidance != 1
     assert options(steps=2, guidance=1.0).guidance == 1 and not capsys.readouterr().out

@@ -81,7 +81,7 @@ def choose_options(
     visited = [model.schedule.sigma(t) for t in model.schedule.sampling_steps(count)]
     if strength != 1 and not any(low <= sigma <= high for sigma in visited):
         advice.give(
-            f"none of the {count} steps lies between the noise levels {low:g} and {high:g}, so nothing is guided. "
+            f"no sampling step of {count} lies between the noise levels {low:g} and {high:g}, so nothing is guided. "
             "Take more --steps, or --guidance-interval 0 inf."
         )
         strength = 1.0
