@@ -83,7 +83,7 @@ train() {  # train OUTPUT_DIR SCRIPT FLAGS...
     ended=$(cat "$summary" 2>/dev/null || :)  # written when a training ends by itself, removed when it goes on
     local command=("$PYTHON" -u)
     if [ "$GPUS" -gt 1 ]; then
-        # a process that dies or hangs ends all of them: once, they go on from last.pt
+        # a process that dies, or hangs in a step, ends all of them: once, they go on from last.pt
         command=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" --max-restarts 1)
     fi
     trap 'pass_on USR1' USR1

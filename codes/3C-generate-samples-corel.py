@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--guidance-by",
         choices=["guide", "label"],
         help="away from the model early in its training, or from what it draws without its label (default: guide, if "
-        "the model has one)",
+        "the model has one; label for a strength below 1)",
     )
     how.add_argument(
         "--guidance",

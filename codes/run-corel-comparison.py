@@ -163,12 +163,14 @@ def require_same_photos(data: Path, record: Path, prepared: bool) -> None:
 
     Raises UserError where it has prepared others: what was added since would be in no model and no report.
     """
-    from stepwise.foundation.images import is_image_name
+    from stepwise.data.corel import survey
 
     if prepared and not (record.exists() and data.exists()):  # an earlier version's, or data that are gone by now
         return
-    images = (path for path in data.rglob("*") if is_image_name(path.name) and path.is_file())
-    files = sorted((os.fsencode(path.relative_to(data)), path.stat().st_size) for path in images)
+    files = sorted(
+        (os.fsencode(path.relative_to(data)), path.stat().st_size)
+        for path in (one.path for one in survey(data).pictures)
+    )
     now = {"images": len(files), "sha256": hashlib.sha256(repr(files).encode()).hexdigest()}
     if not prepared:
         write_atomically(record, [(json.dumps(now) + "\n").encode()])

@@ -79,7 +79,8 @@ def standin(tmp_path: Path) -> Path:
 def stage(base: Path, *words: str, **more: str) -> subprocess.CompletedProcess:
     """job.sh alone, with a base folder that is named relative to where it runs."""
     command = ["bash", "-c", f'. "{CLOUD}/job.sh"; stage "$@"', "stage", *words]
-    environment = {**ENVIRONMENT, "BASE_DIR": base.name, **more}
+    own = {name: value for name, value in ENVIRONMENT.items() if name not in ("GPUS", "DEVICE")}
+    environment = {**own, "BASE_DIR": base.name, **more}
     return subprocess.run(command, cwd=base.parent, env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -262,7 +263,7 @@ def test_sky_task_trains(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("gpus", ["1", "4"])
 def test_sky_task_that_is_stopped_says_so(tmp_path: Path, gpus: str) -> None:
     """With 143, for which job_recovery waits, though torchrun ends with 1; and nothing is trained after that."""
-    training = f"trap 'exit 1' TERM; touch '{tmp_path}/ready'; echo \"$@\" >> '{tmp_path}/notes'; sleep 20 & wait"
+    training = f"trap 'exit 1' TERM; echo \"$@\" >> '{tmp_path}/notes'; touch '{tmp_path}/ready'; sleep 20 & wait"
     task = sky_task(tmp_path, f"case $* in *2A*) ;; *) {training} ;; esac", gpus)
     wait_for((tmp_path / "ready").exists, 20)
     task.terminate()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stepwise.data.image_sets import ImageSet
-from stepwise.foundation.errors import UserError
+from stepwise.foundation.errors import UserError, WrongFlag
 from stepwise.foundation.images import at_once, save_png
 from stepwise.training import candidates
 from stepwise.training.candidates import Candidate, read_folder, remarks, usable
@@ -43,6 +43,16 @@ def test_what_cannot_be_used_is_left_out_until_nothing_is_left():
     assert usable({"a": 1, "b": -1, "c": 3}, task, left_out) == {"a": 2, "c": 6} and set(left_out) == {"b"}
     with pytest.raises(UserError, match="d is below"):
         usable({"d": -1}, task, {})
+
+
+def test_a_flag_that_cannot_be_meant_is_not_passed_over():
+    def task(name, number):
+        if number < 0:
+            raise WrongFlag("--steps: too many.\nTake fewer.")
+        return number
+
+    with pytest.raises(WrongFlag):
+        usable({"a": 1, "b": -1}, task, {})
 
 
 def test_the_size_of_sets_is_told_for_the_measures_it_matters_for():

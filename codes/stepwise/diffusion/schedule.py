@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from stepwise.foundation.errors import UserError
+from stepwise.foundation.errors import WrongFlag
 
 CHOICES = ("linear", "cosine")
 
@@ -72,11 +72,11 @@ class Schedule:
     def sampling_steps(self, count: int) -> list[int]:
         """`count` timesteps from T-1 down, evenly spaced from the noisy end ("trailing", Lin et al. 2024).
 
-        Raises UserError unless 1 <= count <= T.
+        Raises WrongFlag unless 1 <= count <= T.
         """
         total = self.timesteps
         if not 1 <= count <= total:
-            raise UserError(
+            raise WrongFlag(
                 f"{count} sampling steps: choose from 1 to the {total} steps that the model was trained on."
             )
         return [round(total - i * total / count) - 1 for i in range(count)]

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class WrongFlag(UserError):
+    """A flag that cannot be meant as it was given: it ends a script also where one bad file would be left out."""
+
+
 class Interrupted(Exception):
     """A stop signal was seen at a safe point. `exit_code` is what the process ends with."""
 

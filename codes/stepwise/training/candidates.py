@@ -13,7 +13,7 @@ from PIL import Image
 
 from stepwise.data.folders import CLASS_PREFIX, content_digest
 from stepwise.data.image_sets import FOLDER_SUFFIX, ImageSet, list_generated, load_set, positions, printable
-from stepwise.foundation.errors import UserError
+from stepwise.foundation.errors import UserError, WrongFlag
 from stepwise.foundation.images import BadImage, at_once, decode
 from stepwise.foundation.paths import make_folder, resolve
 from stepwise.training.generate import choose_options, generate, made_by, write_images
@@ -57,12 +57,14 @@ def usable(
 ) -> dict[str, Made]:
     """What `task` makes of each of the named `items`; those that it refuses go into `left_out` with the error.
 
-    Raises the first of all these errors where nothing is left to go on with.
+    Raises the first of all these errors where nothing is left to go on with, and WrongFlag at once.
     """
     made: dict[str, Made] = {}
     for name, item in items.items():
         try:
             made[name] = task(name, item)
+        except WrongFlag:
+            raise
         except UserError as error:
             left_out[name] = error
     if not made:

@@ -89,7 +89,7 @@ def _tie(found: Findings, tied: list[str]) -> str:
         measure = found.measures["kid"]
         ranked = sorted(kid, key=lambda name: kid[name].value)
         near = [name for name in ranked if kid[name].low <= kid[ranked[0]].high]
-        each = ", ".join(f"{name} {measure.text(kid[name])}" for name in ranked)
+        each = ", ".join(f"{name} {measure.text(kid[name])}" for name in (near if len(near) > 1 else ranked))
         if len(near) == 1:
             text = f" By {measure.title}, {ranked[0]} is nearest to the held-out photos ({each})."
         else:
@@ -143,14 +143,13 @@ def _copied_by(test: str, key: str, found: Findings, name: str) -> str:
         )
     shares = {one: result.figures[key] for one, result in found.results.items()}
     text = f" {shares[name].value:.1%} of the images of {name} are copies of training images by {test}"
-    bound = unseen.high if unseen.value > 0 else 0.0
     if unseen.value > 0:
-        doubt = ": no sign of copying" if shares[name].low <= bound else ""
+        doubt = ": no sign of copying" if shares[name].low <= unseen.high else ""
         text += f", as {unseen.value:.1%} of the held-out photos are, which are none{doubt}"
     through = found.through_autoencoder and found.through_autoencoder.figures[key].value
     if through is not None and through < SURE_CONTROL:
         text += f" (copies may escape it: of training images through the autoencoder it finds only {through:.0%})"
-    above = [f"{one} ({share.value:.1%})" for one, share in shares.items() if share.low > bound]
+    above = [f"{one} ({share.value:.1%})" for one, share in shares.items() if share.low > unseen.high]
     told = f" More of them than held-out photos have: {', '.join(above)}." if above and len(shares) > 1 else ""
     return text + "." + told
 

@@ -24,10 +24,10 @@ from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 
 T = TypeVar("T")
-# A process that dies is noticed by torchrun, at once. One that hangs (a GPU's error, a stuck disk) is noticed when the
+# A process that dies is noticed by torchrun, at once. One that hangs in a step (a GPU's error) is noticed when the
 # others have waited so long for its gradients:
 HANGS_AFTER = timedelta(minutes=30)
-# Where process 0 may be at long work of its own, such as encoding a large folder, they wait in a group of their own:
+# Where process 0 may be at long work of its own, such as encoding or saving, they wait in a group of their own:
 PATIENCE = timedelta(days=2)
 
 

@@ -17,7 +17,7 @@ from stepwise.data.folders import CAPTION_START, CAPTIONS
 from stepwise.diffusion import samplers
 from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.diffusion.objective import predictor
-from stepwise.foundation.errors import UserError
+from stepwise.foundation.errors import WrongFlag
 from stepwise.foundation.images import save_png, to_uint8
 from stepwise.foundation.paths import write_atomically
 from stepwise.foundation.seeds import noise_like
@@ -57,7 +57,7 @@ def choose_options(
 ) -> SamplerOptions:
     """The options asked for, None replaced by what suits the model: guidance by default where there are classes.
 
-    Raises UserError for guidance that the model cannot give, and for more steps than it was trained on.
+    Raises WrongFlag for guidance that the model cannot give, and for more steps than it was trained on.
     """
     able = guides(model)
     if by is not None and not able[by]:
@@ -65,9 +65,9 @@ def choose_options(
             "guide": "--guide-at above 0, and must be at its best after that share of the training",
             "label": "--class-conditional and --label-dropout above 0",
         }
-        raise UserError(f"--guidance-by {by}: this model cannot do that.\nIt has to be trained with {needs[by]}.")
+        raise WrongFlag(f"--guidance-by {by}: this model cannot do that.\nIt has to be trained with {needs[by]}.")
     if not any(able.values()) and (guidance not in (None, 1) or interval is not None):
-        raise UserError(
+        raise WrongFlag(
             "--guidance needs a model trained with --guide-at above 0, or with --class-conditional and\n"
             "--label-dropout above 0. Leave the flag out, or train 3B that way."
         )

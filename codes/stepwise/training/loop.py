@@ -55,6 +55,8 @@ def fit(
     run = RunState(plan, folder, learners, args)
     if state is not None:
         run.restore(state)
+        if _goes_on(run, plan):
+            folder.remove_summary()  # of an end that is none any more, as with more --epochs
     try:
         if run.rows and run.clock.batch == 0:  # a kill may have come between a checkpoint and the epoch's pictures
             run.save()
@@ -87,8 +89,6 @@ def _train(run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
 def _train_on(batches: Iterator[Any], run: RunState, plan: Plan, step: Callable, bar: tqdm) -> None:
     clock = run.clock
     run.agree()
-    if _goes_on(run, plan):
-        run.folder.remove_summary()  # of an end that is none any more, as with more --epochs
     while _goes_on(run, plan):
         for learner in run.learners.values():
             learner.net.train()

@@ -122,12 +122,10 @@ class RunState:
         self.sums: dict[str, Tensor] = {}
         self.best: dict[str, Any] = {"value": math.inf, "epoch": 0}
         self.stop_reason: str | None = None
-        self._best_weights: dict[
-            str, dict[str, Tensor]
-        ] = {}  # {learner: weights}, of the best epoch; then written over
-        self._best_document: dict[str, Any] | None = (
-            None  # what best_model.pt is to hold beside them, until it is saved
-        )
+        # {learner: weights} of the best epoch, later written over by those of a better one
+        self._best_weights: dict[str, dict[str, Tensor]] = {}
+        # what best_model.pt is to hold beside them, until it is saved
+        self._best_document: dict[str, Any] | None = None
         self._last_save = time.monotonic()
         self.output_seconds, self.previewed = 0.0, -1
         self._metrics_wait_until = 0.0
