@@ -70,7 +70,8 @@ def conclude(found: Findings, seed: int) -> str:
         sure = gap.low > 0
         word = f"more than the choice of held-out photos explains; {ANOTHER}" if sure else "too few photos to tell"
         share = found.results[other].figures["cas"].value
-        text += f" {other} has {share:.0%}, {100 * gap.value:.0f} points less: {word}."
+        less = f"{100 * gap.value:.0f}"
+        text += f" {other} has {share:.0%}, {less} point{'' if less == '1' else 's'} less: {word}."
         tied += [] if sure else [other]
     if len(tied) > 1:
         text += _tie(found, tied)
