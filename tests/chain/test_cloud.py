@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -291,7 +292,7 @@ def test_the_image_is_not_built_with_a_torch_of_another_cuda(tmp_path: Path, cud
     check = next(line for line in text.splitlines() if line.startswith("RUN ") and "import os, sys, torch" in line)
     image = re.search(r"^FROM nvidia/cuda:([\d.]+)", text, re.MULTILINE)[1]
     (tmp_path / "torch.py").write_text(f"class version:\n    cuda = {cuda!r}\n")
-    command = check.removeprefix("RUN ").replace("/opt/venv/bin/python", sys.executable)
+    command = check.removeprefix("RUN ").replace("/opt/venv/bin/python", shlex.quote(sys.executable))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "CUDA_VERSION": image}
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr

@@ -90,7 +90,7 @@ def whole(server: Server, real: Path, generated: Path, denoiser: Path, vae: Path
             f"drawn={denoiser / 'best_model.pt'}",
             f"folder={generated / 'grid_individual'}",
         ),
-        *(f"copies={copies}", "--vae-checkpoint", vae / "best_model.pt", "--num-images", 9, "--steps", 2),
+        *(f"copies={copies}", "--vae-checkpoint", vae / "best_model.pt", "--num-images", 9, "--steps", 4),
         *("--title", "Copies & <others>"),
     )
     return done, output
