@@ -167,10 +167,13 @@ def require_same_photos(data: Path, record: Path, prepared: bool) -> None:
 
     if prepared and not (record.exists() and data.exists()):  # an earlier version's, or data that are gone by now
         return
-    files = sorted(
-        (os.fsencode(path.relative_to(data)), path.stat().st_size)
-        for path in (one.path for one in survey(data).pictures)
-    )
+    try:
+        paths = [picture.path for picture in survey(data).pictures]
+    except UserError:
+        if prepared:
+            raise
+        return  # 2A says the same
+    files = sorted((os.fsencode(path.relative_to(data)), path.stat().st_size) for path in paths)
     now = {"images": len(files), "sha256": hashlib.sha256(repr(files).encode()).hexdigest()}
     if not prepared:
         write_atomically(record, [(json.dumps(now) + "\n").encode()])

@@ -160,7 +160,7 @@ def test_individual_files(generate) -> None:
 def test_a_folder_of_an_earlier_run_is_noted(server: Server, vae: Path, denoiser: Path, tmp_path: Path) -> None:
     """The single images beside a grid are taken for those of the grid."""
     files = ("--vae-checkpoint", vae / "best_model.pt", "--diffusion-checkpoint", denoiser / "best_model.pt")
-    flags = (*files, "--output", tmp_path / "x.png", "--steps", 2, "--sampler", "ddim", "--num-images", 2)
+    flags = (*files, "--output", tmp_path / "x.png", "--steps", 4, "--sampler", "ddim", "--num-images", 2)
     assert "Note:" not in server.run("3C", *flags, "--individual", "never").out
     assert "Note:" not in server.run("3C", *flags).out
     before = (tmp_path / "x_individual/image_0001.png").read_bytes()
