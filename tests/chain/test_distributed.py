@@ -161,6 +161,7 @@ def hurry(of: str, rank: int, seconds: float) -> str:
     )
 
 
+@pytest.mark.slow
 def test_process_0_may_save_for_longer_than_gradients_are_waited_for(
     server: Server, images: Path, vae: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_process_0_may_save_for_longer_than_gradients_are_waited_for(
     fine(run_together(server, 2, "3B", *flags, before=hurry("denoising:DenoiserMonitor.preview", 0, 20)))
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_not_waited_for_for_days(
     server: Server, images: Path, vae: Path, tmp_path: Path
 ) -> None:
