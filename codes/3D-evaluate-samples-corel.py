@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.paths import resolve, writable_folder
+from stepwise.foundation.paths import printable, resolve, writable_folder
 from stepwise.training import cli, inputs
 
 MIN_SIDE = 16  # the small CNN halves an image four times
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from stepwise.data.classes import class_table
-    from stepwise.data.image_sets import AUTOENCODER, HELD_OUT, load_set, positions, printable
+    from stepwise.data.image_sets import AUTOENCODER, HELD_OUT, load_set, positions
     from stepwise.foundation import devices
     from stepwise.training import candidates as sources
     from stepwise.training.pretrained import FrozenVAE, load_vae, parent_vae
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def named_paths(args: argparse.Namespace) -> dict[str, Path]:
     """--generated as {name: path}; names are used in file names and must differ."""
-    from stepwise.data.image_sets import RESERVED, printable, split_name
+    from stepwise.data.image_sets import RESERVED, split_name
 
     found: dict[str, Path] = {}
     for text in args.generated:
@@ -228,8 +228,6 @@ def refuse_own_pictures(output: Path, given: dict[str, Path]) -> None:
 
 def describe(args: argparse.Namespace, given: dict[str, Path], device_line: str) -> list[tuple[str, str]]:
     """What a reader needs to repeat the measurement."""
-    from stepwise.data.image_sets import printable
-
     told = [("machine", f"{device_line.removeprefix('Device: ')}, Python {platform.python_version()}")]
     told += [(f"images: {name}", printable(str(path))) for name, path in given.items()]
     flags = ["train_dir", "heldout_dir", "vae_checkpoint", "seed", "cas_steps", "cas_seeds"]

@@ -447,6 +447,14 @@ def comparison(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return base, flags, server.run("comparison", *flags, "--minutes", 0.2, before=forked({"3D": SMALL_REPORT}))
 
 
+@pytest.fixture
+def compared(comparison: tuple[Path, tuple, Process]) -> tuple[Path, tuple]:
+    """Its --base-dir and flags, of a first call that went well."""
+    base, flags, first = comparison
+    assert first.code == 0, first.err
+    return base, flags
+
+
 STEPS = [
     *("2A", "vae"),
     *("diffusion/per-class/class_0001", "generate diffusion/per-class/class_0001"),
@@ -474,12 +482,9 @@ def test_comparison_goes_from_the_images_to_the_report(comparison: tuple[Path, t
     assert {path.name for path in base.iterdir()} == {"data", "vae.yaml", "diffusion.yaml", "comparison"}
 
 
-def test_comparison_resumed_makes_the_report_alone(
-    server: Server, comparison: tuple[Path, tuple, Process], tmp_path: Path
-) -> None:
+def test_comparison_resumed_makes_the_report_alone(server: Server, compared: tuple[Path, tuple]) -> None:
     """The second call starts 3D as a process of its own."""
-    base, flags, first = comparison
-    assert first.code == 0, first.err
+    base, flags = compared
     output = base / "comparison"
     files = [path for path in output.rglob("*") if path.is_file() and "report" not in path.parts]
     before = {path: path.stat().st_mtime_ns for path in files}
@@ -497,12 +502,9 @@ def test_comparison_resumed_makes_the_report_alone(
     assert changed <= {"plan.json"}
 
 
-def test_comparison_continues_where_it_stopped(
-    server: Server, comparison: tuple[Path, tuple, Process], tmp_path: Path
-) -> None:
+def test_comparison_continues_where_it_stopped(server: Server, compared: tuple[Path, tuple], tmp_path: Path) -> None:
     """The last generation is lost: it is made again, and nothing before it."""
-    base, flags, first = comparison
-    assert first.code == 0, first.err
+    base, flags = compared
     copy = Path(shutil.copytree(base / "comparison", tmp_path / "copy", symlinks=True))
     (copy / "steps.json").write_text(json.dumps(STEPS[:-2]))
     shutil.rmtree(copy / "generated/class-conditional")
@@ -514,9 +516,8 @@ def test_comparison_continues_where_it_stopped(
     assert len(list((copy / "generated/class-conditional").rglob("image_*.png"))) == 6
 
 
-def test_comparison_refuses_other_flags(server: Server, comparison: tuple[Path, tuple, Process]) -> None:
-    base, flags, first = comparison
-    assert first.code == 0, first.err
+def test_comparison_refuses_other_flags(server: Server, compared: tuple[Path, tuple]) -> None:
+    base, flags = compared
     before = (base / "comparison/plan.json").read_bytes()
     done = server.run("comparison", *flags, "--minutes", 9, before=OFFLINE)
     failed(done, "--minutes (was 0.2)", "--output-dir")
@@ -526,11 +527,10 @@ def test_comparison_refuses_other_flags(server: Server, comparison: tuple[Path, 
 
 
 def test_comparison_refuses_photos_that_were_added_since(
-    server: Server, comparison: tuple[Path, tuple, Process], tmp_path: Path
+    server: Server, compared: tuple[Path, tuple], tmp_path: Path
 ) -> None:
     """2A was done before: they would be in no model and no report. Weights for the report may come later."""
-    base, flags, first = comparison
-    assert first.code == 0, first.err
+    base, flags = compared
     added = base / "data/corel/0001_0099.png"
     shutil.copy(next((base / "data/corel").glob("*.png")), added)
     try:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepwise.data.image_sets import IMAGES, ImageSet, list_generated, load_set, positions, printable
+from stepwise.data.image_sets import IMAGES, ImageSet, list_generated, load_set, positions
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import save_png
+from stepwise.foundation.paths import printable
 
 CLASSES = [{"name": "steam train", "number": 1}, {"name": "Cake", "number": 7}]
 

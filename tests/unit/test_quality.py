@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from stepwise.data.image_sets import ImageSet
 from stepwise.data.scenes import SCENES, draw_scene
 from stepwise.evaluation import memorization
 from stepwise.foundation import devices
+from stepwise.training.pretrained import FrozenVAE
 from stepwise.training.quality import Judge, Settings
 
 
@@ -38,7 +40,9 @@ def autoencoder():
         return x, torch.zeros_like(x)
 
     device = SimpleNamespace(device=torch.device("cpu"))
-    return SimpleNamespace(image_size=32, device=device, encode=encode, decode=lambda z: z, given=given)
+    vae = SimpleNamespace(image_size=32, device=device, encode=encode, decode=lambda z: z, given=given)
+    vae.parts = partial(FrozenVAE.parts, vae)
+    return vae
 
 
 def test_training_images_through_the_autoencoder_are_found(monkeypatch, autoencoder):

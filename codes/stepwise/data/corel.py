@@ -29,6 +29,7 @@ from stepwise.data.folders import (
 from stepwise.data.threads import in_threads
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode_with_form, is_image_name, is_unread_name
+from stepwise.foundation.paths import printable
 
 CLASSES = "classes.txt"
 MAX_CLASSES = 9999
@@ -169,8 +170,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 def readable(text: str) -> str:
     """`text` with what no encoding can write, or what would break a line, as escapes."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in printable(text))
 
 
 def read_classes(path: Path) -> dict[int, str] | None:

@@ -16,6 +16,7 @@ import numpy as np
 from stepwise.data.threads import in_threads
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import BadImage, decode, is_image_name, is_unread_name
+from stepwise.foundation.paths import printable
 from stepwise.foundation.seeds import derive
 
 CAPTIONS = "captions.json"
@@ -254,8 +255,7 @@ def split(paths: list[Path], labels: list[str], fraction: float, seed: int) -> t
     that `fraction` of each is none, one image of as many classes as make up about `fraction` of all.
     """
     by_class: dict[str, list[int]] = defaultdict(list)
-    names = [path.name.encode("utf-8", "backslashreplace").decode() for path in paths]  # they may not be UTF-8
-    draws = [derive(seed, "split", name) for name in names]
+    draws = [derive(seed, "split", printable(path.name)) for path in paths]
     for index in sorted(range(len(paths)), key=lambda i: (draws[i], paths[i].as_posix())):
         by_class[labels[index]].append(index)
     held = {

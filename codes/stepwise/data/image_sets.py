@@ -13,6 +13,7 @@ from stepwise.data.classes import by_name
 from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, no_images, read_captions
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import IMAGES, BadImage, decode, fit_square, is_image_name
+from stepwise.foundation.paths import printable
 
 FOLDER_SUFFIX = "_individual"
 # what every report has beside the generated sets, under these names
@@ -46,11 +47,6 @@ class ImageSet:
         """The images at `index` only."""
         chosen = [self.paths[i] for i in index]
         return ImageSet(self.name, chosen, self.images[index], self.label[index], self.sizes, self.bad)
-
-
-def printable(text: str) -> str:
-    """`text` with what is not Unicode in it, as file names may hold on Linux, written out: b"\\xff" as \\udcff."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def split_name(text: str) -> tuple[str, str]:

@@ -16,6 +16,11 @@ def resolve(base_dir: str | Path, path: str | Path) -> Path:
     return path if path.is_absolute() else Path(base_dir).expanduser() / path
 
 
+def printable(text: str) -> str:
+    """`text` with what is not Unicode in it, as file names may hold on Linux, written out: b"\\xff" as \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def make_folder(path: Path) -> Path:
     """Create `path` and its parents. Raises UserError where that is not possible."""
     try:

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from stepwise.data.folders import CLASS_PREFIX, content_digest
-from stepwise.data.image_sets import FOLDER_SUFFIX, ImageSet, list_generated, load_set, positions, printable
+from stepwise.data.image_sets import FOLDER_SUFFIX, ImageSet, list_generated, load_set, positions
 from stepwise.foundation.errors import UserError, WrongFlag
 from stepwise.foundation.images import BadImage, at_once, decode
-from stepwise.foundation.paths import make_folder, resolve
+from stepwise.foundation.paths import make_folder, printable, resolve
 from stepwise.training.generate import choose_options, generate, made_by, write_images
 from stepwise.training.pretrained import FrozenVAE, load_denoiser
 from stepwise.training.provenance import ModelFile
@@ -198,8 +198,7 @@ def remarks(candidates: list[Candidate], real: tuple[ImageSet, ...], size: int) 
     if len(set(guided.values())) > 1:
         listed = "; ".join(f"{name}: {how}" for name, how in guided.items())
         notes.append(f"The sets were drawn with different guidance ({listed}): that is part of their difference.")
-    for candidate in candidates:
-        notes += [_identical(candidate, one) for one in real]
+    notes += _identical(candidates, real)
     for part in (*real, *(candidate.images for candidate in candidates)):
         if part.bad:
             notes.append(f"{part.name}: {len(part.bad)} files were left out ({'; '.join(part.bad[:3])}).")
@@ -236,10 +235,13 @@ def _about_counts(counts: dict[str, int], real: int, has_cas: bool) -> list[str]
     return notes
 
 
-def _identical(candidate: Candidate, real: ImageSet) -> str:
-    """A note if generated images are real ones pixel by pixel, at the size of the comparison; empty if none is."""
-    known = {content_digest(image) for image in real.images}
-    same = sum(content_digest(image) in known for image in candidate.images.images)
-    if not same:
-        return ""
-    return f"{candidate.name}: {same} of its {len(candidate.images)} images are among {real.name}, pixel by pixel."
+def _identical(candidates: list[Candidate], real: tuple[ImageSet, ...]) -> list[str]:
+    """Notes on generated images that are real ones pixel by pixel, at the size of the comparison."""
+    known = {one.name: set(map(content_digest, one.images)) for one in real}
+    notes = []
+    for candidate in candidates:
+        own = list(map(content_digest, candidate.images.images))
+        for name, digests in known.items():
+            if same := sum(digest in digests for digest in own):
+                notes.append(f"{candidate.name}: {same} of its {len(own)} images are among {name}, pixel by pixel.")
+    return notes

@@ -12,7 +12,7 @@ from stepwise.diffusion.guidance import GUIDANCE, INTERVAL
 from stepwise.diffusion.objective import denoising_loss, predictor
 from stepwise.diffusion.samplers import dpmpp
 from stepwise.diffusion.schedule import Schedule
-from stepwise.foundation.images import at_once, save_grid, to_uint8
+from stepwise.foundation.images import save_grid, to_uint8
 from stepwise.foundation.paths import make_folder
 from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import noise_like, numpy_rng
@@ -97,8 +97,7 @@ class DenoiserMonitor:
                 return predict(xt, t)
 
         z = dpmpp(checked, x, self.schedule, min(PREVIEW_STEPS, self.schedule.timesteps), noise=None)
-        parts = self.statistics.restore(z).split(at_once(self.args.image_size))
-        images = to_uint8(torch.cat([self.vae.decode(part) for part in parts]))
+        images = to_uint8(torch.cat([self.vae.decode(part) for part in self.vae.parts(self.statistics.restore(z))]))
         save_grid(self.folder.path / "samples" / f"epoch_{epoch:04d}.png", images, columns)
         curves(
             self.folder.path / "loss_history.png",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from stepwise.diffusion import schedule
 from stepwise.foundation import checkpoints
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
+from stepwise.foundation.images import at_once
 from stepwise.models import autoencoder, denoiser, packing
 from stepwise.training import inputs
 from stepwise.training.provenance import noted, sampling_weights
@@ -33,6 +35,11 @@ class FrozenVAE:
     path: Path
     sha256: str
     seen: Tensor | None = None
+
+    def parts(self, items: Tensor) -> Iterator[Tensor]:
+        """Images or latents, [N, ...], on the device, as many together as fit into memory."""
+        for part in items.split(at_once(self.image_size)):
+            yield part.to(self.device.device)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:

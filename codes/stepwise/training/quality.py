@@ -17,7 +17,7 @@ from stepwise.evaluation.measures import PUBLISHED
 from stepwise.evaluation.reconstruction import lpips, psnr, ssim
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import at_once, fit_square, to_tensor, to_uint8
+from stepwise.foundation.images import fit_square, to_tensor, to_uint8
 from stepwise.foundation.seeds import numpy_rng
 from stepwise.training.pretrained import FrozenVAE
 
@@ -218,8 +218,8 @@ class Judge:
     def _latents(self, images: np.ndarray) -> np.ndarray:
         vae = self.settings.vae
         assert vae is not None
-        parts = to_tensor(_resized(images, vae.image_size)).split(at_once(vae.image_size))
-        return np.concatenate([vae.encode(part.to(vae.device.device))[0].flatten(1).cpu().numpy() for part in parts])
+        parts = vae.parts(to_tensor(_resized(images, vae.image_size)))
+        return np.concatenate([vae.encode(part)[0].flatten(1).cpu().numpy() for part in parts])
 
     def _rng(self, name: str) -> np.random.Generator:
         return numpy_rng(self.settings.seed, "quality", name)
@@ -265,8 +265,7 @@ def _features(
 
 def _decoded(vae: FrozenVAE, x: torch.Tensor) -> torch.Tensor:
     """`x` through the autoencoder, [N, 3, S, S] in [-1, 1], in parts that fit into memory."""
-    device, parts = vae.device.device, x.split(at_once(vae.image_size))
-    return torch.cat([vae.decode(vae.encode(part.to(device))[0]).cpu() for part in parts])
+    return torch.cat([vae.decode(vae.encode(part)[0]).cpu() for part in vae.parts(x)])
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

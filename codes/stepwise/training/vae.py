@@ -110,10 +110,9 @@ class VAEMonitor:
     @torch.no_grad()
     def preview(self, epoch: int, rows: list[dict[str, Any]]) -> None:
         """reconstructions/ (images above their reconstructions), samples/ and training_losses.png."""
-        net, device = self.learner.best_net, self.learner.device
         spread = torch.linspace(0, len(self.val) - 1, min(PICTURES, len(self.val))).long()
-        x = to_device(self.val[spread], device)
-        x_hat = self._decode(torch.cat([net.encode(part)[0] for part in x.split(self.args.batch_size)]))
+        x = to_device(self.val[spread], self.learner.device)
+        x_hat = self._decode(self._means(x))
         pairs = to_uint8(torch.cat([x, x_hat]))
         save_grid(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", pairs, len(x))
         samples = to_uint8(self._decode(self._gaussian_samples(2 * PICTURES)))
@@ -132,9 +131,14 @@ class VAEMonitor:
             marks={"KL in nats per latent vector": self.args.kl_target},
         )
 
+    def _means(self, images: Tensor) -> Tensor:
+        """Posterior means; no more at once than a training step holds."""
+        net = self.learner.best_net
+        return torch.cat([net.encode(x)[0] for x in self._batches(images)])
+
     def _decode(self, z: Tensor) -> Tensor:
-        """No more at once than a training step holds."""
-        return torch.cat([self.learner.best_net.decode(part) for part in z.split(self.args.batch_size)])
+        net = self.learner.best_net
+        return torch.cat([net.decode(part) for part in z.split(self.args.batch_size)])
 
     def _gaussian_samples(self, count: int) -> Tensor:
         """Draws from the Gaussian that has the mean and covariance of the training latents.
@@ -142,8 +146,7 @@ class VAEMonitor:
         A weighted sum of centred latents with standard normal weights over sqrt(N) has exactly
         their covariance, without ever forming it.
         """
-        net = self.learner.best_net
-        mu = torch.cat([net.encode(x)[0] for x in self._batches(self.train)])
+        mu = self._means(self.train)
         centre = mu.mean(dim=0, keepdim=True)
         weights = noise_like((count, len(mu)), self.args.seed, "vae-samples").to(mu.device) / len(mu) ** 0.5
         return centre + torch.einsum("kn,n...->k...", weights, mu - centre)
