@@ -93,7 +93,7 @@ def parts(text: str) -> str:
 def measure_cases(part: str, settings: Settings, args: argparse.Namespace, store: Path, about: dict) -> None:
     """Part a, b or c, kept case by case. With --cases the others stay, if they are of the same machine."""
     every = cases(part, settings.device, settings.quick)
-    about, before = resumed(about, read(store).get(settings.device, {}).get(part), args.cases)
+    about, before = resumed(about, read(store).get(kind(about["machine"]), {}).get(part), args.cases)
     found = {case["name"]: case for case in before}
     for case in every:
         if args.cases in case.name:
@@ -106,7 +106,7 @@ def measure_cases(part: str, settings: Settings, args: argparse.Namespace, store
 
 def measure_epochs(runs: speed_runs.Runs, args: argparse.Namespace, store: Path, about: dict) -> None:
     """Part d, kept script by script."""
-    about, before = resumed(about, read(store).get(runs.settings.device, {}).get("d"), args.cases)
+    about, before = resumed(about, read(store).get(kind(about["machine"]), {}).get("d"), args.cases)
     scripts = [script for script in speed_runs.EPOCHS if args.cases in script]
     if not scripts:
         print(f"No case of part d holds '{args.cases}'. There are: {'; '.join(speed_runs.EPOCHS)}")
@@ -139,9 +139,15 @@ def measured(part: str, runs: speed_runs.Runs, args: argparse.Namespace) -> Any:
 def keep(output: Path, store: Path, part: str, measured: dict[str, Any]) -> None:
     """Put a part into the JSON file and write the Markdown anew."""
     results = read(store)
-    results.setdefault(measured["machine"]["device"], {})[part] = measured
+    results.setdefault(kind(measured["machine"]), {})[part] = measured
     store.write_text(json.dumps(results, indent=1) + "\n")
     speed_report.write(output, results)
+
+
+def kind(machine: dict[str, Any]) -> str:
+    """The section of the results that a machine's figures belong to."""
+    slow = machine["device"] == "cpu" and machine["precision"] == "float32"
+    return speed_report.CPU_FLOAT32 if slow else machine["device"]
 
 
 def read(store: Path) -> dict[str, Any]:

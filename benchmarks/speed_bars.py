@@ -62,7 +62,7 @@ def _bars(device: str, parts: dict[str, Any]) -> Iterator[Bar]:
     yield _faster(f"VAE step at least {wanted} x diffusers", a, wanted)
     yield _epoch("epoch of 3B (latents cached) at least 20 x a plain loop", parts, "3B", 20.0)
     yield _epoch("the same with the coursework's flat latent, at its 128 px", parts, FLAT, 20.0)
-    if device == "cpu":
+    if device.startswith("cpu"):
         yield _epoch("epoch of 3A at least 3 x a plain loop", parts, "3A", 3.0)
         yield _faster("DDIM sampling at least 1.3 x diffusers", c, 1.3)
     else:
@@ -71,6 +71,8 @@ def _bars(device: str, parts: dict[str, Any]) -> Iterator[Bar]:
     yield _memory(b)
     yield _growth(parts)
     yield _many(parts)
+    yield _slowest("--help of every script under 0.5 s", parts, "--help", 0.5)
+    yield _slowest("first training step within 15 s, without compilation", parts, "first step", 15.0)
     if device == "cuda":
         yield _share([case for case in b if case["name"].startswith(LARGE)])
         yield _two_thousand(parts)
@@ -161,6 +163,16 @@ def _many(parts: dict[str, Any]) -> Bar:
     if not sizes or sizes[-1]["images"] < 100_000:
         return bar, "", None
     return bar, f"{cost(sizes):.2f} x", cost(sizes) <= 1.1
+
+
+def _slowest(bar: str, parts: dict[str, Any], ending: str, wanted: float) -> Bar:
+    """Of what part h timed under a name with this ending."""
+    found = parts["h"]["found"] if "h" in parts else {}
+    said = [(median(seconds), name) for name, seconds in found.items() if name.endswith(ending)]
+    if not said:
+        return bar, "", None
+    slowest, name = max(said)
+    return bar, f"{slowest:.2g} s ({name.removesuffix(ending).strip(' ,')})", slowest < wanted
 
 
 def _two_thousand(parts: dict[str, Any]) -> Bar:

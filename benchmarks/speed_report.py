@@ -11,6 +11,8 @@ import speed_bars
 from speed_bars import best, ratios
 
 BY_HAND = "## What did not pay"
+CPU_FLOAT32 = "cpu-float32"  # a CPU without bfloat16 products, as most laptops have
+DEVICES = {"cuda": "GPU", "cpu": "CPU", CPU_FLOAT32: "CPU without bfloat16", "mps": "Apple GPU"}
 TITLES = {
     "a": "Training step of the autoencoder (3A)",
     "b": "Training step of the U-Net (3B)",
@@ -41,13 +43,13 @@ def write(path: Path, results: dict[str, Any]) -> None:
     start = old.find(BY_HAND)
     by_hand = old[start:] if start >= 0 else f"{BY_HAND}\n\n(This section is written by hand and kept.)\n"
     sections = [INTRODUCTION]
-    for device in sorted(results, key=lambda name: ["cuda", "cpu", "mps"].index(name)):
+    for device in sorted(results, key=list(DEVICES).index):
         sections += _device(device, results[device])
     path.write_text("\n".join([*sections, by_hand]), encoding="utf-8")
 
 
 def _device(device: str, parts: dict[str, Any]) -> list[str]:
-    name = {"cuda": "GPU", "cpu": "CPU", "mps": "Apple GPU"}[device]
+    name = DEVICES[device]
     sections = [f"## {name}\n", _machines(parts), f"### {name}: bars\n", speed_bars.table(device, parts)]
     shown = {"a": _turns, "b": _turns, "c": _turns, "d": _epochs, "e": _preparation}
     shown |= {"f": _growth, "g": _many, "h": _start_up}

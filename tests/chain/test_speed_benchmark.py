@@ -19,20 +19,29 @@ def benchmark(*flags: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 
 
+def only(results: dict) -> tuple[str, dict]:
+    """(device, its parts) of results that hold one."""
+    ((device, parts),) = results.items()
+    return device, parts
+
+
 def test_parts_are_measured_and_words_are_kept(tmp_path: Path) -> None:
     output = tmp_path / "speed.md"
     output.write_text(f"# An older table\n\n{BY_HAND}")
     quick = ("--quick", "--no-compile", "--device", "cpu", "--output", output)
     done = benchmark(*quick, "--only", "b,e")
     assert done.returncode == 0, done.stdout + done.stderr
-    text = output.read_text()
+    text, (device, measured) = output.read_text(), only(json.loads(output.with_suffix(".json").read_text()))
+    title = {"cpu": "CPU", "cpu-float32": "CPU without bfloat16"}[device]
     assert text.endswith(BY_HAND) and "An older table" not in text
-    assert "### CPU: b. Training step of the U-Net (3B)" in text
-    assert "### CPU: e. Preparation (2A)" in text
+    assert f"### {title}: b. Training step of the U-Net (3B)" in text
+    assert f"### {title}: e. Preparation (2A)" in text
     assert "| stepwise | " in text and "| diffusers (contiguous) | 1.00 | " in text
     assert "`python benchmarks/speed.py --quick --no-compile --device cpu --output speed.md --only b,e`" in text
     assert str(tmp_path) not in text
-    found = json.loads(output.with_suffix(".json").read_text())["cpu"]["b"]["found"][0]
+    precision = measured["b"]["machine"]["precision"]
+    assert precision == ("float32" if device == "cpu-float32" else "bfloat16") and f"; {precision}; " in text
+    found = measured["b"]["found"][0]
     speeds = {row["contender"]: row["median"] for row in found["rows"]}
     assert speeds.keys() == {"stepwise", "diffusers"} and min(speeds.values()) > 0
     assert found["flops"] > 1e6 and found["difference"] < 1e-4
@@ -45,7 +54,7 @@ def test_epochs_with_a_flat_latent_beside_a_plain_loop(tmp_path: Path) -> None:
     assert "There are: 3A; 3B; 3B, --latent vector" in benchmark(*flags, "--cases", "nothing").stdout
     done = benchmark(*flags, "--cases", "vector")
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(output.with_suffix(".json").read_text())["cpu"]["d"]["found"]
+    found = only(json.loads(output.with_suffix(".json").read_text()))[1]["d"]["found"]
     assert [row["contender"] for row in found][-1] == "plain loop" and len(found) == 3
     assert all(repeat["later"] > 0 for row in found for repeat in row["repeats"])
     bar = next(line for line in output.read_text().splitlines() if "flat latent" in line)
@@ -101,13 +110,14 @@ def test_bars_and_tables(report, tmp_path: Path) -> None:
         "h": part({"3A --help": [0.1, 0.3, 0.2]}),
     }
     path = tmp_path / "speed.md"
-    report.write(path, {"cpu": parts, "cuda": {"f": part(parts["f"]["found"], "cuda")}})
+    slow = {"a": part([step("slow", [10.0] * 3, [10.0] * 3)]), "d": part(epochs[:2])}
+    gpu = {"f": part(parts["f"]["found"], "cuda")}
+    report.write(path, {"cpu-float32": slow, "cpu": parts, "cuda": gpu})
     text = path.read_text()
     assert "| VAE step at least 1.3 x diffusers | 2.50 x (2.00 to 3.00), eager, small | reached |" in text
     assert "| U-Net step at least 1.3 x diffusers | 1.20 x (1.20 to 1.20), eager, bad | **missed** |" in text
     assert "| U-Net step never slower than diffusers compiled |  | not measured |" in text
     assert "| epoch of 3B (latents cached) at least 20 x a plain loop | 10.0 x | **missed** |" in text
-    assert "| epoch of 3A at least 3 x a plain loop | 4.0 x | reached |" in text
     assert "| 2,000 steps of 3B with its defaults in 60 s, start-up included | 200 s | **missed** |" in text
     assert "| stepwise | 2.50 (2.00 to 3.00) | 30 | 10 | 2 | 3.0% |" in text
     assert "| diffusers (channels last) | 1.00 (1.00 to 1.00) |" in text and "(contiguous)" not in text
@@ -117,7 +127,12 @@ def test_bars_and_tables(report, tmp_path: Path) -> None:
     assert "| an image of 100,000 costs at most 1.1 times one of 1,000 | 1.25 x | **missed** |" in text
     assert "An image of 100,000 costs 1.25 times one of 1,000." in text
     assert "| 3A --help | 0.20 |" in text
-    assert text.index("## GPU") < text.index("## CPU") < text.index(report.BY_HAND)
+    places = [text.index(title) for title in ("## GPU", "## CPU\n", "## CPU without bfloat16", report.BY_HAND)]
+    assert places == sorted(places)
+    assert "| VAE step at least 1.3 x diffusers | 1.00 x (1.00 to 1.00), eager, slow | **missed** |" in text
+    assert text.count("| epoch of 3A at least 3 x a plain loop | 4.0 x | reached |") == 2
+    assert "| --help of every script under 0.5 s | 0.2 s (3A) | reached |" in text
+    assert "| first training step within 15 s, without compilation |  | not measured |" in text
     path.write_text(text.replace("(This section is written by hand and kept.)", "Mine."))
     report.write(path, {"cpu": parts})
     assert path.read_text().endswith(f"{report.BY_HAND}\n\nMine.\n")

@@ -1,0 +1,51 @@
+"""benchmarks/profile_steps.py looks at some steps of a run as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import GRID_FLAGS
+from launch import ENVIRONMENT, REPOSITORY, SCRIPTS
+
+BENCHMARKS = REPOSITORY / "benchmarks"
+
+
+def profile(*flags: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(BENCHMARKS / "profile_steps.py"), *map(str, flags)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_steps_of_a_run_are_profiled(images: Path, tmp_path: Path) -> None:
+    run = (SCRIPTS["3A"], "--data-dir", images, "--output-dir", tmp_path / "vae", *GRID_FLAGS, "--epochs", 3)
+    done = profile("--skip", 2, "--steps", 3, "--trace", tmp_path / "trace.json", *run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"3 steps, [\d.]+ ms each", done.stdout)
+    rows = dict(re.findall(r"^\| ([\w:]+) \| ([\d.]+)% \|", done.stdout, re.MULTILINE))
+    assert float(rows["aten::mkldnn_convolution"]) > 0
+    assert "aten::convolution_backward" in rows and sum(map(float, rows.values())) <= 101
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_too_short(images: Path, tmp_path: Path) -> None:
+    run = (SCRIPTS["3A"], "--data-dir", images, "--output-dir", tmp_path / "vae", *GRID_FLAGS, "--epochs", 3)
+    done = profile("--skip", 2, "--steps", 300, *run)
+    assert done.returncode == 1 and "ended after 6 steps, before 302 were done" in done.stderr
+
+
+def test_wrong_flags() -> None:
+    assert "does not exist" in profile("codes/nothing.py").stderr
+    assert "must be 1 at least" in profile("--skip", 0, SCRIPTS["3A"]).stderr
+
+
+def test_time_that_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from profile_steps import covered
+
+    assert covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.5), (6.0, 7.0)]) == 5.0
+    assert covered([]) == 0.0
