@@ -68,20 +68,19 @@ def main(argv: list[str] | None = None) -> int:
 
     from stepwise.data.folders import read_labels
 
-    train_paths, train_names = read_labels(resolve(args.base_dir, args.train_dir))
-    heldout_paths, heldout_names = read_labels(resolve(args.base_dir, args.heldout_dir))
+    train_files = read_labels(resolve(args.base_dir, args.train_dir))
+    heldout_files = read_labels(resolve(args.base_dir, args.heldout_dir))
     vae_path = inputs.vae_checkpoint(args) if args.vae_checkpoint else None
     inception_file = inputs.given_file(args, "--inception-weights", "; without weights: --features cas")
     given = named_paths(args)
 
     from tqdm import tqdm
 
-    from stepwise.data.classes import class_table
-    from stepwise.data.image_sets import AUTOENCODER, HELD_OUT, load_set, positions
+    from stepwise.data.image_sets import AUTOENCODER, HELD_OUT, load_set
     from stepwise.foundation import devices
-    from stepwise.training import candidates as sources
-    from stepwise.training.pretrained import FrozenVAE, load_vae, parent_vae
-    from stepwise.training.provenance import ModelFile, Provenance
+    from stepwise.training import candidates
+    from stepwise.training.material import Autoencoders, Real, gather
+    from stepwise.training.pretrained import FrozenVAE
     from stepwise.training.quality import Judge, Settings, reconstruction
     from stepwise.training.quality_report import Findings, write_all
 
@@ -90,56 +89,18 @@ def main(argv: list[str] | None = None) -> int:
     output = resolve(args.base_dir, args.output_dir)
     refuse_own_pictures(output, given)
     writable_folder(output)
-    classes, train_label = class_table(train_paths, train_names)
-    vaes: list[FrozenVAE] = []  # the first measures reconstruction and copies
-    left_out: dict[str, UserError] = {}
-    damaged: dict[str, UserError] = {}
-    if vae_path:
-        try:
-            vaes.append(load_vae(vae_path, device))
-        except UserError as error:
-            if any(path.is_file() for path in given.values()):  # it has to draw as well
-                raise
-            damaged[AUTOENCODER] = error
 
-    def drawn(name: str, path: Path) -> Path:
-        """The folder of images of a set; without --vae-checkpoint a model draws with the autoencoder it names."""
-        if path.is_dir():
-            return path
-        vae = vaes[0] if vae_path else load_vae(parent_vae(path), device)
+    def draw(name: str, checkpoint: Path, vae: FrozenVAE) -> Path:
         folder = output / "generated" / name
         with tqdm(total=args.num_images, desc=f"drawing {name}", unit="img", mininterval=cli.bar_interval()) as bar:
-            sources.draw(path, vae, folder, args.num_images, args.seed, args.guidance, args.steps, bar.update)
-        vaes[:] = vaes[:1] or [vae]
+            how = (args.num_images, args.seed, args.guidance, args.steps)
+            candidates.draw(checkpoint, vae, folder, *how, bar.update)
         return folder
 
-    folders = sources.usable(given, drawn, left_out)
-    sides = sources.usable(folders, lambda name, folder: sources.nearest_size(folder), left_out)
-    size = args.image_size or max(MIN_SIDE, min(sides.values()))
-    train = load_set("the training images", train_paths, train_label, size)
-    one_class_each = len(set(train_names)) == len(set(heldout_names)) == 1  # called after its folder, maybe
-    heldout_label = [0] * len(heldout_names) if one_class_each else positions(heldout_names, classes)
-    held_out = load_set("the held-out images", heldout_paths, heldout_label, size)
-    held_out, notes = sources.require_enough(train, held_out, classes)
-    if train_names[0] != heldout_names[0] and one_class_each:
-        notes.append(f"The one held-out class ({heldout_names[0]}) is taken for the one to train ({train_names[0]}).")
-    readable = {name: folders[name] for name in sides}
-    sets = list(sources.usable(readable, lambda *named: sources.read_folder(*named, classes, size), left_out).values())
-    refused = damaged | left_out
-    notes = [f"{name} was left out: {' '.join(str(error).split())}" for name, error in refused.items()] + notes
-    notes += sources.remarks(sets, (train, held_out), size)
-    provenance = Provenance(train.paths, held_out.paths, cli.stop_signal.check)
-    overlap = provenance.held_out_in_training()
-    notes = overlap + notes
-    known = {candidate.name: provenance.of(candidate.name, candidate.models) for candidate in sets}
-    notes += [note for knowledge in known.values() for note in knowledge.notes]
-    vae = vaes[0] if vaes else None
-    if vae is None:
-        lacking = "an autoencoder that can be read" if damaged else "--vae-checkpoint"
-        notes.append(f"Without {lacking} there is no reconstruction and no search for copies in latent space.")
-    else:
-        notes += provenance.of(AUTOENCODER, [ModelFile(vae.path, vae.sha256)]).notes
-
+    real, vaes = (Real(*train_files), Real(*heldout_files)), Autoencoders(vae_path, device)
+    sizes = {"image_size": args.image_size, "at_least": MIN_SIDE}
+    material = gather(*real, given, vaes, draw, cli.stop_signal.check, **sizes)
+    sets, classes, vae, held_out = material.sets, material.classes, material.vae, material.held_out
     total = args.cas_seeds * args.cas_steps * (1 + 2 * len(sets)) if len(classes) > 1 else 0
     with tqdm(total=total, desc="measuring", unit="step", mininterval=cli.bar_interval()) as bar:
 
@@ -159,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
             on_step=on_step,
             check=cli.stop_signal.check,
         )
-        judge = Judge(train, held_out, settings)
+        judge = Judge(material.train, held_out, settings)
         bar.write(f"Features for KID and FID: {printable(judge.features_line)}.")
         results = {candidate.name: judge.judge(candidate.images) for candidate in sets}
         floors, copies, through_vae = judge.floors(), judge.copies(), judge.through_autoencoder()
@@ -167,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     if vae:
         at_its_size = load_set(HELD_OUT, held_out.paths, held_out.label.tolist(), vae.image_size)
         decoded, pictures = reconstruction(at_its_size, vae, args.seed)
+    notes = material.notes
     for name, result in (*results.items(), (AUTOENCODER, decoded)):
         notes += [f"{name}: {line}" for line in (result.skipped if result else ())]
     notes = [printable(note) for note in notes]
@@ -176,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         floors=floors,
         copies=copies,
         through_autoencoder=through_vae,
-        train=train,
+        train=material.train,
         reference=judge.distinct,
         held_out=held_out,
         class_names=[printable(entry["name"]) for entry in classes],
@@ -184,12 +146,13 @@ def main(argv: list[str] | None = None) -> int:
         features=printable(judge.features_line),
         cnn_features=judge.on_cnn,
         notes=notes,
-        seen={name: knowledge.held_out for name, knowledge in known.items()},
-        overlap=bool(overlap),
+        seen=material.seen,
+        overlap=material.overlap,
         reconstruction=decoded,
         reconstructed=pictures,
     )
-    made = f"{date.today().isoformat()}, {len(train)} training and {len(held_out)} held-out images at {size} px"
+    counts = f"{len(material.train)} training and {len(held_out)} held-out images at {material.size} px"
+    made = f"{date.today().isoformat()}, {counts}"
     document = write_all(output, found, printable(args.title), made, args.seed)
     print(document["conclusion"])
     for note in notes:
