@@ -10,5 +10,5 @@ cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 # As many processes as cores, but few enough for their memory; one thread each, or their threads wait for each other.
-export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec "$PYTHON" -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"

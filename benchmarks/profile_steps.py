@@ -2,7 +2,9 @@
 
     python benchmarks/profile_steps.py codes/3A-train-vae-corel.py --data-dir training_data/corel/corel_all
 
---skip steps are let pass, --steps are profiled, then the run is stopped. Prints Markdown: the operators (on a GPU: the
+--skip steps are let pass, --steps are profiled, then the run is stopped. Without --output-dir it is written into a
+temporary folder. What a run does at the end of an epoch, validation and pictures, counts where the steps hold one, and
+3A's discriminator from --adversarial-start on. Prints Markdown: the operators (on a GPU: the
 kernels) by their own time, the rest of the wall time, and on a GPU the share of it in which no kernel and no copy ran.
 With --trace FILE also the timeline, for chrome://tracing.
 """
@@ -11,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import runpy
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,13 +30,19 @@ def main() -> None:
     args, flags = parse_args()
     sys.path.insert(0, str(CODES))
     watcher = Watcher(args)
-    sys.argv = [str(args.script), *flags]
-    with contextlib.suppress(SystemExit):
-        runpy.run_path(str(args.script), run_name="__main__")
+    with tempfile.TemporaryDirectory() as folder:
+        elsewhere = any(flag.split("=")[0] == "--output-dir" for flag in flags)
+        sys.argv = [str(args.script), *flags, *(() if elsewhere else ("--output-dir", folder))]
+        try:
+            with contextlib.suppress(SystemExit):
+                runpy.run_path(str(args.script), run_name="__main__")
+        finally:
+            watcher.stop()
     if watcher.report is None:
-        watcher.stop()
         sys.exit(f"The run ended after {watcher.seen} steps, before {args.skip + args.steps} were done.")
     print(watcher.report)
+    if args.trace:
+        watcher.profiler.export_chrome_trace(str(args.trace))
 
 
 def parse_args() -> tuple[argparse.Namespace, list[str]]:
@@ -54,19 +62,23 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
 
 
 class Watcher:
-    """Counts the steps of a run (each `Learner` that is updated first in it counts), and profiles some of them."""
+    """Counts the steps of a run and profiles some of them.
+
+    A step is an update of the first `Learner` seen; those of a discriminator belong to the same step.
+    """
 
     def __init__(self, args: argparse.Namespace):
         from stepwise.training.learner import Learner
 
         self.args, self.seen, self.report = args, 0, None
         self.profiler: Any = None
+        self.profiles = False
         self.began, self.first = 0.0, None
         original = Learner.update
 
         def update(learner: Learner, loss: Any) -> None:
             original(learner, loss)
-            self.first = self.first or learner  # a discriminator's updates are part of the same step
+            self.first = self.first or learner
             if learner is self.first and self.report is None:
                 self.stepped(learner.device.type)
 
@@ -81,22 +93,20 @@ class Watcher:
             kinds = [profiler.ProfilerActivity.CPU] + [profiler.ProfilerActivity.CUDA] * (device == "cuda")
             self.profiler = profiler.profile(activities=kinds)
             self.profiler.start()
+            self.profiles = True
             self.began = time.perf_counter()
         elif self.seen == self.args.skip + self.args.steps:
             finish(device)
             wall = time.perf_counter() - self.began
-            profiler = self.stop()
-            self.report = report(profiler, wall, self.args.steps, device)
-            if self.args.trace:
-                profiler.export_chrome_trace(str(self.args.trace))
-            os.kill(os.getpid(), signal.SIGTERM)
+            self.stop()
+            self.report = report(self.profiler, wall, self.args.steps, device)
+            signal.raise_signal(signal.SIGTERM)
 
-    def stop(self) -> Any:
-        """End the profile, if one was begun: torch does not survive its exit otherwise."""
-        profiler, self.profiler = self.profiler, None
-        if profiler is not None:
-            profiler.stop()
-        return profiler
+    def stop(self) -> None:
+        """End the profile, if one is under way: torch does not survive its exit otherwise."""
+        if self.profiles:
+            self.profiler.stop()
+            self.profiles = False
 
 
 def finish(device: str) -> None:
@@ -134,10 +144,10 @@ def report(profiler: Any, wall: float, steps: int, device: str) -> str:
 
 
 def ran_on_gpu(event: Any) -> bool:
-    """Whether this is a kernel or a copy, and not the operator that asked for it."""
+    """Whether this is a kernel or a copy, and not the operator that asked for it or a range that somebody named."""
     from torch.autograd import DeviceType
 
-    return event.device_type == DeviceType.CUDA
+    return event.device_type == DeviceType.CUDA and not event.is_user_annotation
 
 
 def covered(intervals: Iterable[tuple[float, float]]) -> float:

@@ -204,9 +204,12 @@ def start_up(runs: Runs) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for path in sorted(CODES.glob("*.py")):
         found[f"{path.name} --help"] = [_run([path, "--help"], runs.settings) for _ in range(repeats)]
-    cache = ("--latent-cache", runs.settings.work / "cache-start")
-    runs.train_denoiser(*cache, stop_after=1)
-    records = [(runs.train_vae(stop_after=1), runs.train_denoiser(*cache, stop_after=1)) for _ in range(repeats)]
+    cache, eager = ("--latent-cache", runs.settings.work / "cache-start"), ("--compile", "off")
+    runs.train_denoiser(*cache, *eager, stop_after=1)
+    records = [
+        (runs.train_vae(*eager, stop_after=1), runs.train_denoiser(*cache, *eager, stop_after=1))
+        for _ in range(repeats)
+    ]
     for place, name in enumerate(("3A, first step", "3B on a warm latent cache, first step")):
         found[name] = [pair[place]["first_step"] for pair in records]
     return found

@@ -64,7 +64,7 @@ def test_second_process_is_refused_at_once(tmp_path: Path, holder: subprocess.Po
     assert f"Another run is writing into {tmp_path / 'run'}" in message
     assert "--output-dir" in message
     assert len(message.splitlines()) <= 3
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30  # most of it starts Python, on a busy machine
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path, holder: subprocess.Popen) -> None:

@@ -47,7 +47,7 @@ class Material:
 
 @dataclass
 class Autoencoders:
-    """The autoencoder to measure: the one given or, without, the one that the first checkpoint to draw from names."""
+    """The autoencoder to measure: the one given, else that of the first checkpoint that images were drawn from."""
 
     given: Path | None
     device: Device
@@ -67,11 +67,7 @@ class Autoencoders:
 
     def of(self, checkpoint: Path) -> FrozenVAE:
         """What images of 3B's `checkpoint` are decoded with."""
-        if self.given is not None:
-            return self.first
-        vae = load_vae(parent_vae(checkpoint), self.device)
-        self.first = self.first or vae
-        return vae
+        return load_vae(parent_vae(checkpoint), self.device) if self.given is None else self.first
 
 
 def gather(
@@ -92,7 +88,16 @@ def gather(
     """
     left_out: dict[str, UserError] = {}
     vaes.open_given(draws=any(path.is_file() for path in given.values()))
-    folders = usable(given, lambda name, at: at if at.is_dir() else draw(name, at, vaes.of(at)), left_out)
+
+    def folder_of(name: str, path: Path) -> Path:
+        if path.is_dir():
+            return path
+        vae = vaes.of(path)
+        folder = draw(name, path, vae)
+        vaes.first = vaes.first or vae  # only now: that of a model which cannot draw measures nothing
+        return folder
+
+    folders = usable(given, folder_of, left_out)
     sides = usable(folders, lambda name, folder: nearest_size(folder), left_out)
     size = image_size or max(at_least, min(sides.values()))
     classes, real, notes = read_real(train, held_out, size)
