@@ -4,9 +4,9 @@
 
 --skip steps are let pass, --steps are profiled, then the run is stopped. Without --output-dir it is written into a
 temporary folder. What a run does at the end of an epoch, validation and pictures, counts where the steps hold one, and
-3A's discriminator from --adversarial-start on. Prints Markdown: the operators (on a GPU: the
-kernels) by their own time, the rest of the wall time, and on a GPU the share of it in which no kernel and no copy ran.
-With --trace FILE also the timeline, for chrome://tracing.
+3A's discriminator from --adversarial-start on. Prints Markdown: the operators (on a GPU: the kernels) by their own
+time, the rest of the wall time, and on a GPU the share of it in which no kernel and no copy ran. With --trace FILE also
+the timeline, for chrome://tracing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from speed_contenders import wait
 
 CODES = Path(__file__).resolve().parents[1] / "codes"
 SHOWN = 20
@@ -80,26 +82,26 @@ class Watcher:
             original(learner, loss)
             self.first = self.first or learner
             if learner is self.first and self.report is None:
-                self.stepped(learner.device.type)
+                self.stepped(learner.device)
 
         Learner.update = update
 
-    def stepped(self, device: str) -> None:
+    def stepped(self, device: Any) -> None:
         from torch import profiler
 
         self.seen += 1
         if self.seen == self.args.skip:
-            finish(device)
-            kinds = [profiler.ProfilerActivity.CPU] + [profiler.ProfilerActivity.CUDA] * (device == "cuda")
+            wait(device)
+            kinds = [profiler.ProfilerActivity.CPU] + [profiler.ProfilerActivity.CUDA] * (device.type == "cuda")
             self.profiler = profiler.profile(activities=kinds)
             self.profiler.start()
             self.profiles = True
             self.began = time.perf_counter()
         elif self.seen == self.args.skip + self.args.steps:
-            finish(device)
+            wait(device)
             wall = time.perf_counter() - self.began
             self.stop()
-            self.report = report(self.profiler, wall, self.args.steps, device)
+            self.report = report(self.profiler, wall, self.args.steps, device.type)
             signal.raise_signal(signal.SIGTERM)
 
     def stop(self) -> None:
@@ -107,13 +109,6 @@ class Watcher:
         if self.profiles:
             self.profiler.stop()
             self.profiles = False
-
-
-def finish(device: str) -> None:
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def report(profiler: Any, wall: float, steps: int, device: str) -> str:

@@ -93,13 +93,17 @@ def main(argv: list[str] | None = None) -> int:
     def draw(name: str, checkpoint: Path, vae: FrozenVAE) -> Path:
         folder = output / "generated" / name
         with tqdm(total=args.num_images, desc=f"drawing {name}", unit="img", mininterval=cli.bar_interval()) as bar:
-            how = (args.num_images, args.seed, args.guidance, args.steps)
-            candidates.draw(checkpoint, vae, folder, *how, bar.update)
+            options = (args.num_images, args.seed, args.guidance, args.steps)
+            candidates.draw(checkpoint, vae, folder, *options, bar.update)
         return folder
 
-    real, vaes = (Real(*train_files), Real(*heldout_files)), Autoencoders(vae_path, device)
-    sizes = {"image_size": args.image_size, "at_least": MIN_SIDE}
-    material = gather(*real, given, vaes, draw, cli.stop_signal.check, **sizes)
+    material = gather(
+        *(Real(*train_files), Real(*heldout_files), given, Autoencoders(vae_path, device)),
+        draw=draw,
+        check=cli.stop_signal.check,
+        image_size=args.image_size,
+        at_least=MIN_SIDE,
+    )
     sets, classes, vae, held_out = material.sets, material.classes, material.vae, material.held_out
     total = args.cas_seeds * args.cas_steps * (1 + 2 * len(sets)) if len(classes) > 1 else 0
     with tqdm(total=total, desc="measuring", unit="step", mininterval=cli.bar_interval()) as bar:

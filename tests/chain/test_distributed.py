@@ -50,15 +50,15 @@ def fine(processes: list[Process]) -> list[Process]:
 
 
 def assert_same_curve(found: Path, wanted: Path) -> None:
-    """Float32 sums in another order: relative differences of 1e-4 at most. How large they get depends on the CPU.
+    """Float32 sums in another order: relative differences of 5e-5 at most. Found, by the CPU: below 1e-5, 2e-5.
 
-    The adversarial loss is a mean of logits around 0, so it is compared to an absolute 1e-4.
+    The adversarial loss is a mean of logits around 0, so it is compared to an absolute 5e-5.
     """
     found_rows, wanted_rows = curve(found), curve(wanted)
     assert len(found_rows) == len(wanted_rows) > 0
     for one, other in zip(found_rows, wanted_rows, strict=True):
-        assert one.pop("adversarial", 0) == pytest.approx(other.pop("adversarial", 0), abs=1e-4)
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+        assert one.pop("adversarial", 0) == pytest.approx(other.pop("adversarial", 0), abs=5e-5)
+        assert one == pytest.approx(other, rel=5e-5, abs=1e-6)
 
 
 def assert_same_weights(found: Path, wanted: Path, net: str) -> None:

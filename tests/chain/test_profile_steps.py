@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import GRID_FLAGS
-from launch import ENVIRONMENT, REPOSITORY, SCRIPTS
+from launch import REPOSITORY, SCRIPTS, cold
 
 BENCHMARKS = REPOSITORY / "benchmarks"
-
-
-def profile(*flags: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(BENCHMARKS / "profile_steps.py"), *map(str, flags)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+PROFILE = BENCHMARKS / "profile_steps.py"
 
 
 def test_steps_of_a_run_are_profiled(images: Path, tmp_path: Path) -> None:
     run = (SCRIPTS["3A"], "--data-dir", images, "--output-dir", tmp_path / "vae", *GRID_FLAGS, "--epochs", 3)
-    done = profile("--skip", 2, "--steps", 3, "--trace", tmp_path / "trace.json", *run)
+    done = cold(PROFILE, "--skip", 2, "--steps", 3, "--trace", tmp_path / "trace.json", *run)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"3 steps, [\d.]+ ms each", done.stdout)
     rows = dict(re.findall(r"^\| ([\w:]+) \| ([\d.]+)% \|", done.stdout, re.MULTILINE))
@@ -34,13 +28,13 @@ def test_steps_of_a_run_are_profiled(images: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_that_is_too_short(images: Path, tmp_path: Path) -> None:
     run = (SCRIPTS["3A"], "--data-dir", images, "--output-dir", tmp_path / "vae", *GRID_FLAGS, "--epochs", 3)
-    done = profile("--skip", 2, "--steps", 300, *run)
+    done = cold(PROFILE, "--skip", 2, "--steps", 300, *run)
     assert done.returncode == 1 and "ended after 6 steps, before 302 were done" in done.stderr
 
 
 def test_wrong_flags() -> None:
-    assert "does not exist" in profile("codes/nothing.py").stderr
-    assert "must be 1 at least" in profile("--skip", 0, SCRIPTS["3A"]).stderr
+    assert "does not exist" in cold(PROFILE, "codes/nothing.py").stderr
+    assert "must be 1 at least" in cold(PROFILE, "--skip", 0, SCRIPTS["3A"]).stderr
 
 
 def test_what_ran_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

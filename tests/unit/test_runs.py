@@ -30,14 +30,16 @@ print("locked", flush=True)
 time.sleep(60)
 """
 TRY = """
-import sys
+import sys, time
 from pathlib import Path
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.runs import RunFolder
+started = time.monotonic()
 try:
     RunFolder(Path(sys.argv[1])).close()
     print("taken")
 except UserError as error:
+    assert time.monotonic() - started < 8, "it waited for the other"
     print(error)
 """
 
@@ -59,12 +61,10 @@ def attempt(folder: Path) -> str:
 
 
 def test_second_process_is_refused_at_once(tmp_path: Path, holder: subprocess.Popen) -> None:
-    started = time.monotonic()
     message = attempt(tmp_path / "run")
     assert f"Another run is writing into {tmp_path / 'run'}" in message
     assert "--output-dir" in message
     assert len(message.splitlines()) <= 3
-    assert time.monotonic() - started < 30  # most of it starts Python, on a busy machine
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path, holder: subprocess.Popen) -> None:
