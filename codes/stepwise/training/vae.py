@@ -28,7 +28,12 @@ PICTURES = 8
 
 
 def to_device(batch: Tensor, device: Device) -> Tensor:
-    """uint8 [B, 3, S, S] -> float32 in [-1, 1] on the device, laid out for its convolutions."""
+    """uint8 [B, 3, S, S] -> float32 in [-1, 1] on the device, laid out for its convolutions.
+
+    Raises TypeError for anything but uint8: what is in [-1, 1] already would come out black.
+    """
+    if batch.dtype != torch.uint8:
+        raise TypeError(f"to_device takes uint8 images, found {batch.dtype}")
     memory = torch.channels_last if device.channels_last else torch.contiguous_format
     return (batch.to(device.device, non_blocking=True).float() / 127.5 - 1).contiguous(memory_format=memory)
 
@@ -111,10 +116,10 @@ class VAEMonitor:
     def preview(self, epoch: int, rows: list[dict[str, Any]]) -> None:
         """reconstructions/ (images above their reconstructions), samples/ and training_losses.png."""
         spread = torch.linspace(0, len(self.val) - 1, min(PICTURES, len(self.val))).long()
-        x = to_device(self.val[spread], self.learner.device)
-        x_hat = self._decode(self._means(x))
-        pairs = to_uint8(torch.cat([x, x_hat]))
-        save_grid(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", pairs, len(x))
+        shown = self.val[spread]
+        x_hat = self._decode(self._means(shown))
+        pairs = to_uint8(torch.cat([to_device(shown, self.learner.device), x_hat]))
+        save_grid(self.folder.path / "reconstructions" / f"reconstruction_epoch_{epoch:04d}.png", pairs, len(shown))
         samples = to_uint8(self._decode(self._gaussian_samples(2 * PICTURES)))
         save_grid(self.folder.path / "samples" / f"samples_epoch_{epoch:04d}.png", samples, PICTURES)
         curves(
@@ -132,7 +137,7 @@ class VAEMonitor:
         )
 
     def _means(self, images: Tensor) -> Tensor:
-        """Posterior means; no more at once than a training step holds."""
+        """Posterior means of uint8 images [N, 3, S, S]; no more at once than a training step holds."""
         net = self.learner.best_net
         return torch.cat([net.encode(x)[0] for x in self._batches(images)])
 
