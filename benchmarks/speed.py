@@ -4,8 +4,8 @@
     python benchmarks/speed.py --only b,c --device cuda
 
 Measures the parts asked for and writes them into speed.md, and what was measured into speed.json beside it,
-where the other parts, and those of another kind of device, stay as they are. In the Markdown everything from the
-heading "What did not pay" on is written by hand and kept.
+where the other parts stay as they are, and so do those of another kind of device and, on a CPU, of another number
+of threads. In the Markdown everything from the heading "What did not pay" on is written by hand and kept.
 
     a  training step of 3A              e  2A
     b  training step of 3B              f  memory over many steps of 3B
@@ -28,6 +28,7 @@ from typing import Any
 import speed_report
 import speed_runs
 from speed_cases import cases
+from speed_report import section
 from speed_turns import Settings, measure_case, once
 
 PARTS = "abcdefgh"
@@ -93,7 +94,7 @@ def parts(text: str) -> str:
 def measure_cases(part: str, settings: Settings, args: argparse.Namespace, store: Path, about: dict) -> None:
     """Part a, b or c, kept case by case. With --cases the others stay, if they are of the same machine."""
     every = cases(part, settings.device, settings.quick)
-    about, before = resumed(about, read(store).get(kind(about["machine"]), {}).get(part), args.cases)
+    about, before = resumed(about, read(store).get(section(about["machine"]), {}).get(part), args.cases)
     found = {case["name"]: case for case in before}
     for case in every:
         if args.cases in case.name:
@@ -106,7 +107,7 @@ def measure_cases(part: str, settings: Settings, args: argparse.Namespace, store
 
 def measure_epochs(runs: speed_runs.Runs, args: argparse.Namespace, store: Path, about: dict) -> None:
     """Part d, kept script by script."""
-    about, before = resumed(about, read(store).get(kind(about["machine"]), {}).get("d"), args.cases)
+    about, before = resumed(about, read(store).get(section(about["machine"]), {}).get("d"), args.cases)
     scripts = [script for script in speed_runs.EPOCHS if args.cases in script]
     if not scripts:
         print(f"No case of part d holds '{args.cases}'. There are: {'; '.join(speed_runs.EPOCHS)}")
@@ -139,15 +140,9 @@ def measured(part: str, runs: speed_runs.Runs, args: argparse.Namespace) -> Any:
 def keep(output: Path, store: Path, part: str, measured: dict[str, Any]) -> None:
     """Put a part into the JSON file and write the Markdown anew."""
     results = read(store)
-    results.setdefault(kind(measured["machine"]), {})[part] = measured
+    results.setdefault(section(measured["machine"]), {})[part] = measured
     store.write_text(json.dumps(results, indent=1) + "\n")
     speed_report.write(output, results)
-
-
-def kind(machine: dict[str, Any]) -> str:
-    """The section of the results that a machine's figures belong to."""
-    slow = machine["device"] == "cpu" and machine["precision"] == "float32"
-    return speed_report.CPU_FLOAT32 if slow else machine["device"]
 
 
 def read(store: Path) -> dict[str, Any]:

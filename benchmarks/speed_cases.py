@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 REFERENCE = "diffusers"
@@ -35,12 +36,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Contender:
-    """stepwise or diffusers; the last two are settings of diffusers, of which the fastest is reported."""
+    """stepwise or diffusers; the last three are settings of diffusers, of which the fastest is reported."""
 
     library: str
     compiled: bool = False
     channels_last: bool = False
     half_weights: bool = False
+    fused: bool = False
 
     @property
     def name(self) -> str:
@@ -51,7 +53,8 @@ class Contender:
         """What was chosen for it, in words; stepwise chooses by itself."""
         if self.library != REFERENCE:
             return ""
-        return ("channels last" if self.channels_last else "contiguous") + (", half weights" * self.half_weights)
+        words = ["channels last" if self.channels_last else "contiguous"]
+        return ", ".join(words + ["half weights"] * self.half_weights + ["fused projections"] * self.fused)
 
 
 def cases(part: str, device: str, quick: bool) -> list[Case]:
@@ -75,9 +78,9 @@ def cases(part: str, device: str, quick: bool) -> list[Case]:
 def contenders(kind: str, quick: bool) -> list[Contender]:
     """Everybody who does the work `kind` eagerly, diffusers in every setting that its documentation offers."""
     both = (False, True) if not quick else (False,)
-    halves = both if kind == "sampling" else (False,)
-    settings = [(last, half) for last in both for half in halves]
-    return [Contender("stepwise"), *(Contender(REFERENCE, False, last, half) for last, half in settings)]
+    further = both if kind == "sampling" else (False,)  # half weights, fused projections: no settings for training
+    settings = product(both, further, further)
+    return [Contender("stepwise"), *(Contender(REFERENCE, False, *setting) for setting in settings)]
 
 
 def as_spec(case: Case, contender: Contender | None = None) -> dict[str, Any]:

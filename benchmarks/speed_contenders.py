@@ -106,8 +106,12 @@ def resident_peak(anew: bool = False) -> int:
         import resource
     except ImportError:
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return in_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def in_bytes(maxrss: int) -> int:
+    """The system's ru_maxrss, which Linux counts in KiB."""
+    return maxrss if sys.platform == "darwin" else maxrss * 1024
 
 
 def processor() -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+from speed_contenders import resident_peak
 
 WORKERS = 2
 
@@ -25,6 +26,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     tasks = {"2A": prepare, "images": draw_images, "3A": train, "3B": train, "3B flat": train}
     record = tasks[spec["task"]](spec)
+    record["peak_resident_mib"] = resident_peak() / 2**20
     Path(spec["record"]).write_text(json.dumps(record))
 
 
@@ -72,8 +74,10 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     for _ in range(spec["epochs"]):
         for x, label in loader:
             loss = step(x.to(device), label.to(device))
-            record.setdefault("first_step", time.time() - spec["started"])
-        assert bool(torch.isfinite(loss))  # waits for a GPU too
+            if "first_step" not in record:
+                float(loss)  # waits for a GPU
+                record["first_step"] = time.time() - spec["started"]
+        assert bool(torch.isfinite(loss))  # waits for it too
         record["epochs"].append(time.time() - spec["started"])
     return record
 

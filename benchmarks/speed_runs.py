@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from speed_cases import FLAT, Case, as_spec, cases
+from speed_contenders import in_bytes
 from speed_turns import HERE, Settings, once
 
 CODES = HERE.parent / "codes"
@@ -24,6 +28,13 @@ TINY_FLAGS = {
     "3A": ("--image-size", 32, "--base-channels", 8, *TINY),
     "3B": ("--base-channels", 32, "--augment-variants", 2, *TINY),
 }
+
+
+class Ended(NamedTuple):
+    """Of a process that did its work: seconds, and the most MiB that it or one it waited for has held."""
+
+    seconds: float
+    peak_mib: float  # 0 where nobody counts it (Windows)
 
 
 @dataclass
@@ -52,16 +63,16 @@ class Runs:
     def images(self) -> int:
         return sum(path.suffix.lower() in SUFFIXES for path in self.prepared().iterdir())
 
-    def start(self, script: str, *flags: object) -> float:
-        """Seconds that a script took from its start to its end."""
+    def start(self, script: str, *flags: object) -> Ended:
+        """A script from its start to its end."""
         return _run([SCRIPTS[script], *flags], self.settings)
 
     def plain(self, **spec: Any) -> dict[str, Any]:
         """The record of a task of speed_plain.py."""
         record = self.folder("record").with_suffix(".json")
         shared = {"quick": self.settings.quick, "record": str(record), "started": time.time()}
-        seconds = _run([HERE / "speed_plain.py", json.dumps({**shared, **spec})], self.settings)
-        return {**json.loads(record.read_text()), "seconds": seconds}
+        ended = _run([HERE / "speed_plain.py", json.dumps({**shared, **spec})], self.settings)
+        return {**json.loads(record.read_text()), "seconds": ended.seconds}
 
     def probed(self, script: str, *flags: object, every: int = 0, stop_after: int = 0) -> dict[str, Any]:
         """The record of speed_probe.py about a training script in a new output folder."""
@@ -98,15 +109,28 @@ class Runs:
         return self.probed("3B", *where, *flags, **notes)
 
 
-def _run(command: list[object], settings: Settings) -> float:
-    """Seconds. Its output is shown only if it fails, which ends the benchmark."""
-    start = time.perf_counter()
+def _run(command: list[object], settings: Settings) -> Ended:
+    """Its output is shown only if it fails, which ends the benchmark."""
     words = [sys.executable, *map(str, command)]
-    done = subprocess.run(words, env=settings.env, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        sys.exit(f"{Path(words[1]).name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return seconds
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        start = time.perf_counter()
+        with subprocess.Popen(words, env=settings.env, stdout=output, stderr=subprocess.STDOUT) as process:
+            peak = _peak_of(process)
+        seconds = time.perf_counter() - start
+        output.seek(0)
+        if process.returncode:
+            sys.exit(f"{Path(words[1]).name} failed:\n{output.read()[-6000:]}")
+    return Ended(seconds, peak / 2**20)
+
+
+def _peak_of(process: subprocess.Popen) -> int:
+    """Wait until it ends: the most memory in bytes that it has held; 0 where nobody counts it."""
+    if not hasattr(os, "wait4"):
+        process.wait()
+        return 0
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return in_bytes(usage.ru_maxrss)
 
 
 def epochs(runs: Runs, script: str) -> list[dict[str, Any]]:
@@ -121,18 +145,20 @@ def epochs(runs: Runs, script: str) -> list[dict[str, Any]]:
 
     def ours(name: str, record: dict[str, Any]) -> None:
         images = [steps * case.batch for steps in record["steps"]]
-        note(name, record["epochs"], images)
+        note(name, record, images)
 
     def plain(task: str) -> None:
         loop = {"device": settings.device, "epochs": 1 + min(2, further), **networks}
         record = runs.plain(task=task, folder=str(runs.prepared()), case=as_spec(case)["case"], **loop)
         images = [record["images"] * (epoch + 1) for epoch in range(len(record["epochs"]))]
-        note("plain loop", record["epochs"], images)
+        note("plain loop", record, images)
 
-    def note(name: str, ends: list[float], images: list[int]) -> None:
+    def note(name: str, record: dict[str, Any], images: list[int]) -> None:
+        ends = record["epochs"]
         first, later = images[0] / ends[0], (images[-1] - images[0]) / (ends[-1] - ends[0])
         print(f"{script} {name}: {first:.3g} images/s in the first epoch, {later:.3g} after it", flush=True)
-        found.setdefault(name, []).append({"first": first, "later": later})
+        others = {key: record[key] for key in ("first_step", "peak_resident_mib")}
+        found.setdefault(name, []).append({"first": first, "later": later, **others})
 
     for _ in range(min(3, settings.repeats)):
         cache = ("--epochs", 1 + further, "--latent-cache", runs.folder("cache"))
@@ -151,14 +177,19 @@ def preparation(runs: Runs) -> list[dict[str, Any]]:
     """Part e: 2A, start-up included, on images of any size."""
     settings, images = runs.settings, runs.images()
     source = shutil.copytree(runs.prepared(), runs.folder("source"))  # 2A may write classes.txt beside its images
-    found: dict[str, list[float]] = {"stepwise": [], "stepwise, once more": [], "plain loop": []}
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"images_per_second": [], "peak_resident_mib": []})
+
+    def note(name: str, seconds: float, peak_mib: float) -> None:
+        found[name]["images_per_second"].append(images / seconds)
+        found[name]["peak_resident_mib"].append(peak_mib)
+
     for _ in range(min(3, settings.repeats)):
         flags = ("--data-dir", source, "--output-dir", runs.folder("prepared"), "--no-visualize")
-        found["stepwise"].append(images / runs.start("2A", *flags))
-        found["stepwise, once more"].append(images / runs.start("2A", *flags))
+        note("stepwise", *runs.start("2A", *flags))
+        note("stepwise, once more", *runs.start("2A", *flags))
         loop = runs.plain(task="2A", folder=str(source), output=str(runs.folder("rewritten")))
-        found["plain loop"].append(images / loop["seconds"])
-    return [{"contender": name, "images": images, "images_per_second": speeds} for name, speeds in found.items()]
+        note("plain loop", loop["seconds"], loop["peak_resident_mib"])
+    return [{"contender": name, "images": images, **figures} for name, figures in found.items()]
 
 
 def memory_growth(runs: Runs, steps: int) -> dict[str, Any]:
@@ -203,7 +234,7 @@ def start_up(runs: Runs) -> dict[str, list[float]]:
     repeats = 1 if runs.settings.quick else 3
     found: dict[str, list[float]] = {}
     for path in sorted(CODES.glob("*.py")):
-        found[f"{path.name} --help"] = [_run([path, "--help"], runs.settings) for _ in range(repeats)]
+        found[f"{path.name} --help"] = [_run([path, "--help"], runs.settings).seconds for _ in range(repeats)]
     cache, eager = ("--latent-cache", runs.settings.work / "cache-start"), ("--compile", "off")
     runs.train_denoiser(*cache, *eager, stop_after=1)
     records = [

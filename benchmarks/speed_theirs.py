@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0, FusedAttnProcessor2_0
 from diffusers.training_utils import EMAModel, compute_snr
 from speed_cases import Case, Contender
 from speed_data import IMAGES, KL_TARGET, PERCEPTUAL_WEIGHT, Step, parameters, pixels, posteriors
@@ -63,6 +63,17 @@ def _prepared(net: nn.Module, contender: Contender, device: Device) -> nn.Module
     attentions = [module for module in net.modules() if isinstance(module, Attention)]
     assert attentions and all(isinstance(module.processor, AttnProcessor2_0) for module in attentions)
     return net.to(device.device, memory_format=_memory(contender))
+
+
+def fuse_projections(net: nn.Module) -> None:
+    """Query, key and value in one product: AutoencoderKL.fuse_qkv_projections, which UNet2DModel does not have.
+
+    The attention of both is of one class, so that what the method does can be done to either.
+    """
+    for module in list(net.modules()):
+        if isinstance(module, Attention):
+            module.fuse_projections()
+            module.set_processor(FusedAttnProcessor2_0())
 
 
 def _memory(contender: Contender) -> torch.memory_format:
@@ -132,6 +143,9 @@ def _sampling(case: Case, contender: Contender, device: Device, folder: str) -> 
     vae = _prepared(AutoencoderKL.from_pretrained(folder, subfolder="vae"), contender, device).eval().to(dtype)
     unet = _prepared(UNet2DModel.from_pretrained(folder, subfolder="unet"), contender, device).eval().to(dtype)
     count = parameters(vae) + parameters(unet)
+    if contender.fused:
+        fuse_projections(vae)
+        fuse_projections(unet)
     if contender.compiled:
         unet, vae.decode = torch.compile(unet), torch.compile(vae.decode)
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,28 +110,43 @@ def measure_case(case: Case, settings: Settings) -> dict[str, Any]:
             return row
 
         rows = [started(contender) for contender in contenders(case.kind, settings.quick)]
+        medians: dict[str, float] = {}
         if settings.compiled:
-            rows += [started(contender) for contender in compiled(rows)]
+            chosen, medians = to_compile(rows, settings.repeats)
+            rows += [started(contender) for contender in chosen]
         counts = {row.parameters for row in rows if not row.error}
         assert len(counts) <= 1, f"networks of {sorted(counts)} parameters are no comparison"
-        for _ in range(settings.repeats):
-            for row in rows:
-                row.turn()
+        take_turns(rows, settings.repeats)
         for row in rows:
             row.end()
     found = [row.found() for row in rows]
-    return {"name": case.name, "batch": case.batch, **facts, "parameters": max(counts, default=0), "rows": found}
+    about = {"name": case.name, "batch": case.batch, **facts, "parameters": max(counts, default=0)}
+    return {**about, **({"chosen_by": medians} if medians else {}), "rows": found}
 
 
-def compiled(rows: list[Row]) -> list[Contender]:
-    """Both libraries compiled, each in the setting in which it was fastest without."""
-    fastest: dict[str, tuple[float, Contender]] = {}
+def take_turns(rows: list[Row], repeats: int) -> None:
+    for _ in range(repeats):
+        for row in rows:
+            row.turn()
+
+
+def to_compile(rows: list[Row], repeats: int) -> tuple[list[Contender], dict[str, float]]:
+    """Ours, and diffusers in every memory layout, with what else it was fastest with in that layout.
+
+    Where there is something to choose, all take turns for it. Only the medians of those turns are kept: who is
+    compared takes turns together, so the eager ones have theirs once more beside the compiled ones.
+    """
+    layouts: dict[tuple[str, bool], list[Row]] = defaultdict(list)
     for row in rows:
-        row.turn()
-        speed = (row.images_per_second.pop(), row.contender) if row.images_per_second else (0.0, row.contender)
-        library = row.contender.library
-        fastest[library] = max(fastest.get(library, speed), speed, key=lambda pair: pair[0])
-    return [replace(contender, compiled=True) for _, contender in fastest.values()]
+        layouts[row.contender.library, row.contender.channels_last].append(row)
+    medians: dict[str, float] = {}
+    if any(len(alike) > 1 for alike in layouts.values()):
+        take_turns(rows, repeats)
+        medians = {row.contender.setting or row.contender.name: row.median() for row in rows}
+    fastest = [max(alike, key=Row.median) for alike in layouts.values()]
+    for row in rows:
+        row.images_per_second.clear()
+    return [replace(row.contender, compiled=True) for row in fastest], medians
 
 
 class Row:
@@ -164,6 +180,10 @@ class Row:
         if answer:
             self.images_per_second.append(self.steps * self.case.batch / answer["seconds"])
 
+    def median(self) -> float:
+        """Images a second; 0 without a turn and after an error."""
+        return statistics.median(self.images_per_second) if self.images_per_second and not self.error else 0.0
+
     def end(self) -> None:
         self.peak_mib = self._ask(0).get("peak_mib")
 
@@ -181,7 +201,7 @@ class Row:
             "peak_mib": self.peak_mib,
             "steps": self.steps,
             "images_per_second": self.images_per_second,
-            "median": statistics.median(self.images_per_second),
+            "median": self.median(),
         }
 
     def _ask(self, steps: int) -> dict[str, Any]:
