@@ -22,6 +22,7 @@ fi
 REQUEUE=99
 child=
 stopped=
+early=
 unset CDPATH  # with it, cd prints where it went
 # torchrun handles no SIGUSR1 by itself: one that reaches it (LSF signals all processes of a job) would end it and
 # leave its processes behind. And it gives them only 30 seconds to save.
@@ -66,7 +67,7 @@ stage() {
 }
 
 train() {  # train OUTPUT_DIR SCRIPT FLAGS...
-    local output=$1 code interrupted flag before= summary ended
+    local output=$1 code interrupted started flag before= summary ended
     for flag in "${@:3}"; do
         case $flag in
         --base-dir | --base-dir=* | --overwrite | --resume | --resume=*)
@@ -79,6 +80,7 @@ train() {  # train OUTPUT_DIR SCRIPT FLAGS...
         before=$flag
     done
     if [ "$stopped" = TERM ]; then return 143; fi  # in the stage before this one, which was just ready
+    if [ -n "$stopped" ]; then return $REQUEUE; fi
     case $output in /*) summary=$output/summary.json ;; *) summary=$BASE_DIR/$output/summary.json ;; esac
     ended=$(cat "$summary" 2>/dev/null || :)  # written when a training ends by itself, removed when it goes on
     local command=("$PYTHON" -u)
@@ -89,12 +91,16 @@ train() {  # train OUTPUT_DIR SCRIPT FLAGS...
     trap 'pass_on USR1' USR1
     trap 'pass_on TERM' TERM INT
     "${command[@]}" "$2" --output-dir "$output" --base-dir "$BASE_DIR" --device "$DEVICE" --resume auto "${@:3}" &
-    child=$!
+    started=$!
+    sleep 0.2 || :  # until it is the command: a copy of this shell would lose a signal
+    child=$started
+    if [ -n "$early" ]; then pass_on "$early"; fi
     while  # a signal ends `wait` early, with a code of its own
         interrupted=
         wait "$child" && code=0 || code=$?
         [ -n "$interrupted" ]
     do :; done
+    child=
     if [ -z "$stopped" ]; then return "$code"; fi
     if [ -f "$summary" ] && [ "$(cat "$summary")" != "$ended" ]; then return 0; fi  # it was just ready
     if [ "$stopped" = TERM ]; then return 143; fi
@@ -104,5 +110,5 @@ train() {  # train OUTPUT_DIR SCRIPT FLAGS...
 pass_on() {
     stopped=${stopped:-$1}
     interrupted=1
-    kill -s "$1" "$child" 2>/dev/null || :
+    if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null || :; else early=$1; fi  # for the child that starts
 }

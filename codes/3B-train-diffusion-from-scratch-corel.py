@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
 
     vae_path, image_dir = inputs.vae_checkpoint(args), resolve(args.base_dir, args.image_dir)
     list_entries(image_dir)  # a mistyped path is answered before torch is imported
-    inputs.checkpoint_to_resume(args)
+    inputs.look_for_checkpoint(args)
 
     import numpy as np
     import torch

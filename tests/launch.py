@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,35 @@ def wait_for(what: Callable[[], object], seconds: float = 90.0, job: subprocess.
         assert job is None or job.poll() is None, job.stdout and job.stdout.read()
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_together(server: Server, count: int, script: str, *flags: object, before: str = "") -> list[Process]:
+    """`count` processes of one run, with the environment that torchrun gives them."""
+    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    places = [{**address, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
+    return [server.start(script, *flags, before=f"import os; os.environ.update({p})\n{before}") for p in places]
+
+
+def run_together(
+    server: Server, count: int, script: str, *flags: object, before: str = "", seconds: float = 120.0
+) -> list[Process]:
+    processes = start_together(server, count, script, *flags, before=before)
+    for process in processes:
+        process.wait(seconds)
+    return processes
+
+
+def fine(processes: list[Process]) -> list[Process]:
+    """`processes`, which have ended with 0."""
+    for process in processes:
+        assert process.code == 0, process.out + process.err
+    return processes
 
 
 def curve(folder: Path) -> list[dict[str, float]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DENOISER_FLAGS, GRID_FLAGS
-from launch import Server, curve
+from launch import Server, curve, fine, run_together
 
 from stepwise.foundation import checkpoints
 
@@ -54,3 +54,20 @@ def test_a_compiled_autoencoder_too(server: Server, images: Path, tmp_path: Path
         curves.append(curve(tmp_path / how))
     for one, other in zip(*curves, strict=True):
         assert one == (pytest.approx(other, rel=0.1, abs=0.02) if before else pytest.approx(other, rel=1e-3, abs=1e-5))
+
+
+@pytest.mark.parametrize("script", ["3A", "3B"])
+def test_two_compiled_processes_too(server: Server, images: Path, vae: Path, tmp_path: Path, script: str) -> None:
+    """What is compiled is then DistributedDataParallel, and dropout draws the masks of the whole batch."""
+    files = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images)
+    own = {
+        "3A": ("--data-dir", images, *GRID_FLAGS, "--adversarial-weight", 0.5, "--adversarial-start", 0.25),
+        "3B": (*files, *DENOISER_FLAGS, "--class-conditional", "--dropout", 0.1),
+    }[script]
+    curves = []
+    for how in ("off", "on"):
+        run = ("--output-dir", tmp_path / how, "--epochs", 4, "--no-mixed-precision", "--compile", how)
+        fine(run_together(server, 2, script, *own, *run, seconds=1500))
+        curves.append(curve(tmp_path / how))
+    for one, other in zip(*curves, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,38 +14,43 @@ import numpy as np
 import pytest
 import torch
 from conftest import DENOISER_FLAGS, GRID_FLAGS
-from launch import ENVIRONMENT, REPOSITORY, SCRIPTS, Process, Server, curve, failed, wait_for
+from launch import (
+    ENVIRONMENT,
+    REPOSITORY,
+    SCRIPTS,
+    Process,
+    Server,
+    curve,
+    failed,
+    fine,
+    run_together,
+    start_together,
+    wait_for,
+)
 from PIL import Image
 
 from stepwise.foundation import checkpoints
 
 FLOAT32 = ("--no-mixed-precision",)
+# Names on the error output every file below {folder} that is opened to be written, comes by its name or is removed.
+NAME_WRITES = """
+import os, sys
+def note(event, arguments):
+    if event in ("os.rename", "os.link"):
+        path = str(arguments[1])
+    elif event == "os.remove" or (event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)):
+        path = str(arguments[0])
+    else:
+        return
+    if path.startswith({folder!r}):
+        os.write(2, f"writes {{path}}\\n".encode())
+sys.addaudithook(note)
+"""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start_together(server: Server, count: int, script: str, *flags: object, before: str = "") -> list[Process]:
-    """`count` processes of one run, with the environment that torchrun gives them."""
-    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    places = [{**address, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
-    return [server.start(script, *flags, before=f"import os; os.environ.update({p})\n{before}") for p in places]
-
-
-def run_together(server: Server, count: int, script: str, *flags: object, before: str = "") -> list[Process]:
-    processes = start_together(server, count, script, *flags, before=before)
-    for process in processes:
-        process.wait()
-    return processes
-
-
-def fine(processes: list[Process]) -> list[Process]:
-    for process in processes:
-        assert process.code == 0, process.out + process.err
-    return processes
+def written(process: Process, folder: Path) -> set[str]:
+    """What `process` wrote below `folder`, if it ran with NAME_WRITES."""
+    return {line.removeprefix(f"writes {folder}/") for line in process.err.splitlines() if line.startswith("writes ")}
 
 
 def assert_same_curve(found: Path, wanted: Path) -> None:
@@ -84,12 +88,18 @@ def test_two_processes_train_as_one_and_each_goes_on_where_the_other_stopped(
     nets = {"3A": ("vae", "discriminator"), "3B": ("denoiser",)}[script]
     alone = server.run(script, *flags_of(script, images, vae, tmp_path / "one", 4))
     assert alone.code == 0, alone.err
-    first, second = fine(run_together(server, 2, script, *flags_of(script, images, vae, tmp_path / "two", 4)))
+    note = NAME_WRITES.format(folder=str(tmp_path / "two"))
+    flags = flags_of(script, images, vae, tmp_path / "two", 4)
+    first, second = fine(run_together(server, 2, script, *flags, before=note))
     assert_same_curve(tmp_path / "two", tmp_path / "one")
     for net in nets:
         assert_same_weights(tmp_path / "two", tmp_path / "one", net)
     assert "Stopped: all 4 epochs done" in first.out
     assert second.out == "", "process 0 alone speaks"
+    pictures = {"3A": "reconstructions/reconstruction_epoch_0004.png", "3B": "samples/epoch_0004.png"}[script]
+    files = {"args.yaml", "metrics.csv", "best_model.pt", "last.pt", "summary.json", pictures}
+    assert files <= written(first, tmp_path / "two")
+    assert written(second, tmp_path / "two") == set(), "process 0 alone writes"
 
     # two processes stop in the middle of an epoch, one finishes
     stop = 2 if script == "3A" else 3
@@ -170,11 +180,12 @@ def test_process_0_may_save_for_longer_than_gradients_are_waited_for(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("of", ["learner:Learner.update", "denoising:DenoiserMonitor.validate"])
 def test_a_process_that_hangs_is_not_waited_for_for_days(
-    server: Server, images: Path, vae: Path, tmp_path: Path
+    server: Server, images: Path, vae: Path, tmp_path: Path, of: str
 ) -> None:
     flags = flags_of("3B", images, vae, tmp_path / "run", 3)
-    waiting, hanging = start_together(server, 2, "3B", *flags, before=hurry("learner:Learner.update", 1, 120))
+    waiting, hanging = start_together(server, 2, "3B", *flags, before=hurry(of, 1, 120))
     try:
         assert waiting.wait(100) not in (0, 143)
     finally:
@@ -198,7 +209,9 @@ def test_sampling_is_shared_out(server: Server, vae: Path, denoiser: Path, tmp_p
             *("--num-images", count, "--ddim-steps", 4, "--seed", 3, "--device", "cpu"),
             *("--output", tmp_path / f"{name}.png"),
         ]
-        fine(run_together(server, processes, "3C", *flags) if processes > 1 else [server.run("3C", *flags)])
+        note = NAME_WRITES.format(folder=str(tmp_path))
+        drawn = fine(run_together(server, processes, "3C", *flags, before=note))
+        assert [bool(written(process, tmp_path)) for process in drawn] == [True, False][:processes]
         files = sorted((tmp_path / f"{name}_individual").glob("*.png"))
         assert len(files) == count
         found.append(np.stack([np.asarray(Image.open(file)) for file in files]).astype(int))
@@ -207,10 +220,10 @@ def test_sampling_is_shared_out(server: Server, vae: Path, denoiser: Path, tmp_p
 
 @pytest.fixture
 def torchrun(images: Path, vae: Path, tmp_path: Path) -> list[str]:
-    """A long run of 3B on two processes under torchrun."""
+    """A long run of 3B on two processes under torchrun, with a flag that would delete it when it starts again."""
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = flags_of("3B", images, vae, tmp_path / "run", 10_000)
-    hurried = ["--early-stopping-patience", "0", "--oscillation-window", "0", "--resume", "auto"]
+    hurried = ["--early-stopping-patience", "0", "--oscillation-window", "0", "--overwrite"]
     return [*agent, "--max-restarts", "1", str(SCRIPTS["3B"]), *map(str, flags), *hurried]
 
 

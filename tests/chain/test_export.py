@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from conftest import DENOISER_FLAGS
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -20,28 +21,56 @@ STEPS = 8  # a divisor of 1000: for others, the DDIMScheduler steps to a timeste
 
 
 @pytest.fixture(scope="module")
-def pair(vae, denoiser):
-    """The trained tiny networks as 3C loads them."""
-    device = devices.choose("cpu", mixed_precision=False)
-    frozen = load_vae(vae / "best_model.pt", device)
-    return frozen, load_denoiser(denoiser / "best_model.pt", device, frozen)
+def run(request, server, images, vae, denoiser, tmp_path_factory):
+    """A run folder of 3B: with the flags that a test gives, else the class-conditional one that many tests share."""
+    flags = getattr(request, "param", None)
+    if flags is None:
+        return denoiser
+    folder = tmp_path_factory.mktemp("denoiser")
+    files = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images, "--output-dir", folder)
+    done = server.run("3B", *files, *DENOISER_FLAGS, "--epochs", 2, *flags)
+    assert done.code == 0, done.err
+    return folder
 
 
 @pytest.fixture(scope="module")
-def exported(server, tmp_path_factory, vae, denoiser):
+def pair(vae, run):
+    """The trained tiny networks as 3C loads them."""
+    device = devices.choose("cpu", mixed_precision=False)
+    frozen = load_vae(vae / "best_model.pt", device)
+    return frozen, load_denoiser(run / "best_model.pt", device, frozen)
+
+
+@pytest.fixture(scope="module")
+def exported(server, tmp_path_factory, vae, run):
     folder = tmp_path_factory.mktemp("exported") / "with diffusers"
-    files = ("--vae-checkpoint", vae / "best_model.pt", "--diffusion-checkpoint", denoiser / "best_model.pt")
+    files = ("--vae-checkpoint", vae / "best_model.pt", "--diffusion-checkpoint", run / "best_model.pt")
     done = server.run("3E", *files, "--output-dir", folder)
     assert done.code == 0, done.err
     assert "from_pretrained" in done.out
     return folder
 
 
-@pytest.mark.parametrize(("by", "guidance"), [("label", 1.0), ("label", 2.0), ("guide", 2.0)])
+EPS, CONDITIONED = ("--prediction", "eps"), ("--augment", "conditioned", "--class-conditional")
+
+
+@pytest.mark.parametrize(
+    ("run", "by", "guidance"),
+    [
+        (None, "label", 1.0),
+        (None, "label", 2.0),
+        (None, "guide", 2.0),
+        (EPS, "guide", 2.0),
+        (CONDITIONED, "label", 2.0),
+        (CONDITIONED, "guide", 2.0),
+    ],
+    indirect=["run"],
+)
 def test_diffusers_draws_the_same_images(exported, pair, by, guidance):
     vae, model = pair
     guide = model.guide if by == "guide" else None
-    label = torch.tensor([0, 1, 1])
+    assert (guide is not None) == (by == "guide")
+    label = torch.tensor([0, 1, 1]) if model.classes else None
     x = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     predict = predictor(model.net, model.schedule, model.prediction, label, len(model.classes), guidance, guide=guide)
     z = samplers.ddim(predict, x, model.schedule, STEPS, noise=None)
@@ -52,8 +81,8 @@ def test_diffusers_draws_the_same_images(exported, pair, by, guidance):
     their_guide = UNet2DModel.from_pretrained(exported, subfolder="guide").eval()
     scheduler = DDIMScheduler.from_pretrained(exported, subfolder="scheduler")
     said = json.loads((exported / "classes.json").read_text())
-    assert (said["guidance_by"], said["guidance"], said["interval"]) == ("guide", GUIDANCE, list(INTERVAL))
-    none = said["no_class"]
+    advised = ("guide", GUIDANCE, list(INTERVAL)) if model.classes else (None, 1.0, None)
+    assert (said["guidance_by"], said["guidance"], said["interval"]) == advised
     assert not scheduler.config.clip_sample
     scheduler.set_timesteps(STEPS)
     with torch.no_grad():
@@ -62,7 +91,7 @@ def test_diffusers_draws_the_same_images(exported, pair, by, guidance):
             if guide:
                 weaker = their_guide(x, t, class_labels=label).sample
             else:
-                weaker = unet(x, t, class_labels=torch.full_like(label, none)).sample
+                weaker = unet(x, t, class_labels=torch.full_like(label, said["no_class"])).sample
             x = scheduler.step(weaker + guidance * (cond - weaker), t, x).prev_sample
         found = their_vae.decode(x / their_vae.config.scaling_factor + their_vae.config.shift_factor).sample
     assert wanted.std() > 0.01

@@ -109,8 +109,12 @@ def test_only_the_chosen_images_are_taken():
 def test_workers_that_copy_the_images_count(monkeypatch, method, share):
     monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
     monkeypatch.setattr("stepwise.data.batches.useful_workers", lambda wanted, processes: min(wanted, 1))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert room_for_images(8) == ROOM // share
     assert room_for_images(0) == ROOM
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert room_for_images(8) == ROOM // 8 // share, "eight processes together hold as much as one"
+    assert room_for_images(0) == ROOM // 8
 
 
 def test_the_processes_of_a_machine_share_its_cores(monkeypatch):

@@ -218,15 +218,36 @@ def test_out_of_memory_gets_advice(handlers, capsys, error: Exception) -> None:
     [
         RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...: a bug"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        RuntimeError("Connection closed by peer"),  # which it has not: it is alone
     ],
 )
-def test_a_bug_keeps_its_traceback(handlers, error: Exception) -> None:
+def test_a_bug_keeps_its_traceback(handlers, monkeypatch, error: Exception) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as some clusters do for every job
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
     def main() -> int:
         raise error
 
     with pytest.raises(RuntimeError) as found:
         cli.run_script(main)
     assert found.value is error
+
+
+# What gloo says where another process has ended, as it was heard or spoken to.
+LOST = "[pair.cc:534] Connection closed by peer [127.0.0.1]:4711"
+LOST_IN_WRITING = "[pair.cc:460] writev [127.0.0.1]:4711: Broken pipe"
+
+
+@pytest.mark.parametrize(("trains", "message"), [(False, LOST), (True, LOST), (True, LOST_IN_WRITING)])
+def test_a_process_that_lost_another_points_to_its_error(
+    handlers, capsys, monkeypatch, trains: bool, message: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(cli.stop_signal, "together", trains)
+    code, _, err = ending(RuntimeError(message), capsys)
+    assert code == 2 and err.startswith("error: Another process of this run has ended.\nIts own error says why")
+    assert ("--resume auto" in err) is trains, "3C has no such flag, and nothing is saved before the training"
 
 
 @pytest.mark.parametrize(("system", "quote"), [("posix", "'"), ("nt", '"')])

@@ -41,3 +41,14 @@ def test_a_given_file_is_one(tmp_path: Path) -> None:
             inputs.given_file(Namespace(base_dir=str(tmp_path), some_weights=wrong), "--some-weights", ", or not")
     with pytest.raises(UserError, match="--resume auto"):
         inputs.checkpoint_to_resume(Namespace(base_dir=str(tmp_path), resume="absent"))
+
+
+def test_the_first_start_looks_for_the_checkpoint_and_a_restart_may_have_outlived_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Namespace(base_dir=str(tmp_path), resume="absent")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(UserError, match="--resume auto"):
+        inputs.look_for_checkpoint(given)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    inputs.look_for_checkpoint(given)

@@ -118,6 +118,27 @@ def test_the_best_keeps_what_belongs_to_it() -> None:
     assert run._best_document == {"guide": "later"}
 
 
+@pytest.mark.parametrize("where", ["end_epoch", "replace_lost_best"])
+def test_all_meet_after_validating_before_process_0_is_waited_for(where: str) -> None:
+    """For its word they wait as long as it may take to save."""
+    run, calls = run_of(False), []
+    run.world = SimpleNamespace(
+        is_main=True,
+        meet=lambda: calls.append("meet"),
+        from_main=lambda value: calls.append("from_main") or value,
+    )
+    run.plan.monitor, run.plan.validate = "val_loss", lambda: calls.append("validate") or {"val_loss": 0.5}
+    run.plan.on_validation, run.plan.stopper = lambda value: None, SimpleNamespace(observe=lambda *_: None)
+    run.plan.has_settled = run.plan.is_low = lambda progress: True
+    run.folder.log_scalars = lambda row, step: None
+    if where == "end_epoch":
+        assert run.end_epoch(lr=0.1) == 0.5
+    else:
+        run.rows.append({"epoch": 1})
+        run.replace_lost_best()
+    assert calls == ["validate", "meet", "from_main"] and run.best["value"] == 0.5
+
+
 def test_a_checkpoint_of_other_networks_is_refused() -> None:
     document = {"progress": {}, "nets": {"net": {}, "discriminator": {}}}
     with pytest.raises(UserError, match="trains discriminator, net, not net"):

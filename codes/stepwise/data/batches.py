@@ -120,10 +120,14 @@ def processes_here() -> int:
 
 
 def room_for_images(num_workers: int) -> int:
-    """Bytes of decoded images to hold. Forked workers share them; others get a copy each, packed in one more."""
-    workers = useful_workers(num_workers, processes_here())
+    """Bytes of decoded images that this process may hold: those of a machine have ROOM together.
+
+    Its forked workers share them; others get a copy each, packed in one more.
+    """
+    processes = processes_here()
+    workers = useful_workers(num_workers, processes)
     copies = 0 if multiprocessing.get_start_method() == "fork" or not workers else 1 + workers
-    return ROOM // (1 + copies)
+    return ROOM // processes // (1 + copies)
 
 
 def ignore_stop_signals(worker: int) -> None:

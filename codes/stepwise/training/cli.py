@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from stepwise.foundation.errors import STOP_SIGNALS, Interrupted, UserError
+from stepwise.training import torchrun
 from stepwise.training.config import config_flags, did_you_mean
 
 OUT_OF_MEMORY_ADVICE = (
@@ -114,7 +115,7 @@ def remark_unused(parser: Parser, args: argparse.Namespace, why: str, *names: st
     """
     for name in names:
         value, default = getattr(args, name), parser.get_default(name)
-        if value and value != default and os.environ.get("RANK", "0") == "0":
+        if value and value != default and torchrun.is_first():
             print(f"Note: --{name.replace('_', '-')} {value} has no effect {why}.")
         setattr(args, name, default)
 
@@ -244,8 +245,9 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             raise
         code = _fail(f"The disk is full: cannot write {error.filename or 'the output'}.\nFree some space and resume.")
     except RuntimeError as error:
-        if stop_signal.together and "connection" in str(error).lower():
-            code = _fail("Another process of this run has ended.\nIts own error says why; then use --resume auto.")
+        if torchrun.several() and any(word in str(error).lower() for word in ("connection", "broken pipe")):
+            then = "; then use --resume auto" if stop_signal.together else ""  # before that nothing was saved
+            code = _fail(f"Another process of this run has ended.\nIts own error says why{then}.")
         elif is_out_of_memory(error):
             code = _fail(OUT_OF_MEMORY_ADVICE)
         else:

@@ -22,10 +22,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
+from stepwise.training import torchrun
 
 T = TypeVar("T")
-# A process that dies is noticed by torchrun, at once. One that hangs in a step (a GPU's error) is noticed when the
-# others have waited so long for its gradients:
+# A process that dies is noticed by torchrun, at once. One that hangs in a step or in validating (a GPU's error) is
+# noticed when the others have waited so long for its gradients, or to meet it:
 HANGS_AFTER = timedelta(minutes=30)
 # Where process 0 may be at long work of its own, such as encoding or saving, they wait in a group of their own:
 PATIENCE = timedelta(days=2)
@@ -97,6 +98,11 @@ class World:
         distributed.all_gather_object(found, value, self.patient)
         return found
 
+    def meet(self) -> None:
+        """Until every process is here, none having had more to do than the others: for HANGS_AFTER at most."""
+        if self.size > 1:
+            distributed.all_reduce(torch.zeros(1))  # on the CPU; a barrier would be one of the GPUs
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
@@ -114,8 +120,7 @@ ALONE = World()
 
 def join(device: Device) -> World:
     """Meet the other processes that torchrun started. All but process 0 then print nothing but errors."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1 or "LOCAL_RANK" not in os.environ:  # torchrun sets both, a cluster's job may set the first alone
+    if not torchrun.several():
         return ALONE
     if device.type == "cuda":
         if device.device.index >= torch.cuda.device_count():
@@ -126,11 +131,11 @@ def join(device: Device) -> World:
         torch.cuda.set_device(device.device)
     elif device.type != "cpu":
         raise UserError(f"Several processes cannot share the device {device.type}.\nUse --device cpu, or one process.")
-    store, rank, _ = next(rendezvous("env://", timeout=HANGS_AFTER))
+    store, rank, size = next(rendezvous("env://", timeout=HANGS_AFTER))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # torchrun on one machine keeps its store when it restarts a run: without a shelf of its own, the new run
         # would find the addresses of the dead one there
-        store = distributed.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = distributed.PrefixStore(f"restart {torchrun.restarts()}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=HANGS_AFTER)
     world = World(rank, size, distributed.new_group(backend="gloo", timeout=PATIENCE))

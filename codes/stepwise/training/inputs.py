@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
+from stepwise.training import torchrun
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,9 @@ def given_file(args: argparse.Namespace, flag: str, advice: str = "") -> Path | 
 def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
     """The path of --resume, None without one or with auto. Raises UserError if there is no such file."""
     return None if args.resume == "auto" else given_file(args, "--resume", ", or use --resume auto")
+
+
+def look_for_checkpoint(args: argparse.Namespace) -> None:
+    """Raises UserError if --resume names no file; but a run that torchrun has restarted may have outlived it."""
+    if not torchrun.restarts():
+        checkpoint_to_resume(args)

@@ -24,6 +24,7 @@ from stepwise.foundation.runs import RunFolder
 from stepwise.foundation.seeds import derive
 from stepwise.training.cli import bar_interval, stop_signal
 from stepwise.training.learner import Learner
+from stepwise.training.resume import claim
 from stepwise.training.state import Clock, Plan, RunState
 
 NO_LIMIT = 10**9  # epochs of a run that only its time ends
@@ -51,6 +52,8 @@ def fit(
         )
     if folder.to_clear:
         folder.clear()
+    if state is None:
+        claim(folder)
     stop_signal.together = plan.world.size > 1  # from here on there is something to save, and all must stop at once
     run = RunState(plan, folder, learners, args)
     if state is not None:

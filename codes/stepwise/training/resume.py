@@ -8,9 +8,12 @@ from typing import Any
 
 from stepwise.foundation.checkpoints import BadCheckpoint, load
 from stepwise.foundation.errors import UserError
+from stepwise.foundation.paths import write_atomically
 from stepwise.foundation.runs import RunFolder
-from stepwise.training import inputs
+from stepwise.training import inputs, torchrun
 from stepwise.training.distributed import World
+
+JOB_FILE = ".run.job"
 
 
 def find_state(
@@ -20,13 +23,37 @@ def find_state(
 
     Deletes nothing: where an earlier run is to be replaced, `fit` clears the folder once every
     other mistake has had its chance to show. `fixed` names the flags that must be as they were.
+    Where torchrun has restarted a job, the run that the job itself began goes on, whatever these flags say.
     Raises UserError when the folder holds a run and neither --resume nor --overwrite was given, or
     when no intact checkpoint is left. Process 0 looks, the others are told.
     """
-    return world.from_main(_find_state(args, folder, script, fixed) if world.is_main else None)
+    restarted = world.largest(torchrun.restarts())[0] > 0  # one machine of several may not count it
+    return world.from_main(_find_state(args, folder, script, fixed, restarted) if world.is_main else None)
 
 
-def _find_state(args: argparse.Namespace, folder: RunFolder, script: str, fixed: tuple[str, ...]) -> dict | None:
+def claim(folder: RunFolder) -> None:
+    """Note that from now on the run in the folder is that of this job of torchrun, to go on when that restarts it."""
+    if folder.writes and torchrun.job() and not _is_own(folder):
+        write_atomically(folder.path / JOB_FILE, [torchrun.job().encode()])
+
+
+def _settle_restart(args: argparse.Namespace, folder: RunFolder, restarted: bool) -> None:
+    if not restarted:
+        (folder.path / JOB_FILE).unlink(missing_ok=True)  # of an earlier job that was given the same name
+    elif args.resume != "auto" and _is_own(folder):
+        print(f"Restarted by torchrun: the run that this job began in {folder.path} goes on, as with --resume auto.")
+        args.resume, args.overwrite = "auto", False
+
+
+def _is_own(folder: RunFolder) -> bool:
+    path = folder.path / JOB_FILE
+    return path.exists() and path.read_text() == torchrun.job()
+
+
+def _find_state(
+    args: argparse.Namespace, folder: RunFolder, script: str, fixed: tuple[str, ...], restarted: bool
+) -> dict | None:
+    _settle_restart(args, folder, restarted)
     if args.resume is None:
         if folder.has_run and not args.overwrite:
             raise UserError(

@@ -21,7 +21,7 @@ from stepwise.training.cli import stop_signal
 from stepwise.training.distributed import ALONE, World
 from stepwise.training.history import from_columns, to_columns
 from stepwise.training.learner import Learner
-from stepwise.training.resume import best_of
+from stepwise.training.resume import best_of, claim
 from stepwise.training.stopping import Stopper
 
 SAVE_EVERY_S = 120.0
@@ -206,6 +206,7 @@ class RunState:
         if last.exists():
             last.replace(previous)
         fresh.replace(last)
+        claim(self.folder)  # not before: a restart is to find what this job made of the checkpoint it was given
         self._last_save = time.monotonic()
 
     def save_numbered(self) -> None:
@@ -230,7 +231,7 @@ class RunState:
 
     def end_epoch(self, lr: float) -> float:
         """Validate, record the epoch, keep the best. Returns the monitored value."""
-        measured = self.world.from_main(self.plan.validate())
+        measured = self._validate()
         means = {name: float(total / count) for name, (total, count) in self.sums.items() if count}
         self.sums = {}
         self.clock.epoch, self.clock.batch = self.clock.epoch + 1, 0
@@ -244,6 +245,12 @@ class RunState:
         self.stop_reason = self.plan.stopper.observe(value, self.plan.has_settled(progress), self.plan.is_low(progress))
         return value
 
+    def _validate(self) -> dict[str, float]:
+        """What process 0 measures. All do so, and meet then: where the next signal is agreed on, they wait for days."""
+        measured = self.plan.validate()
+        self.world.meet()
+        return self.world.from_main(measured)
+
     def _keep_if_best(self, value: float) -> None:
         if value < self.best["value"] or (self.plan.newest_is_best(self.clock.progress) and math.isfinite(value)):
             self.best = {"value": value, **self.rows[-1]}
@@ -255,7 +262,7 @@ class RunState:
     def replace_lost_best(self) -> None:
         """At the end of a run whose best_model.pt was lost: the last weights, if they validate."""
         if not self.best["epoch"] and self.rows:
-            self._keep_if_best(self.world.from_main(self.plan.validate())[self.plan.monitor])
+            self._keep_if_best(self._validate()[self.plan.monitor])
 
     @property
     def save_is_due(self) -> bool:
