@@ -54,6 +54,8 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "downsample 4": {"3A": ["--downsample", "4"]},
     "no discriminator": {"3A": ["--adversarial-weight", "0"]},
     "discriminator, 0.5": {"3A": ["--adversarial-weight", "0.5"]},
+    "3A by AdamW": {"3A": ["--optimizer", "adamw"]},
+    "3A, batch 8": {"3A": ["--batch-size", "8"]},
 }
 SHOWN = ("cas", "cas_gain", "kid", "swd", "precision", "recall", "coverage", "memorized_pixel")
 

@@ -14,7 +14,7 @@ FIXED_FLAGS = (
     *("batch_size", "grad_accum", "latent", "latent_dim", "latent_channels", "downsample", "image_size"),
     *("base_channels", "augment", "val_split", "seed", "ema_decay", "kl_weight", "kl_target"),
     *("perceptual_weight", "no_perceptual", "lr_scheduler", "kl_warmup"),
-    *("adversarial_weight", "adversarial_start"),
+    *("adversarial_weight", "adversarial_start", "optimizer"),
 )
 EPOCHS = 300
 KL_TARGET = {"grid": 30.0, "vector": 25.0}
@@ -53,14 +53,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--kl-weight",
         type=cli.non_negative_float,
         default=1.0,
-        help="final weight of the KL's overshoot, relative to its target",
+        help="final weight of the KL's overshoot over its target",
     )
-    loss.add_argument(
-        "--kl-warmup",
-        type=cli.non_negative_int,
-        default=150,
-        help="epochs until that weight is reached, at most half of the run (without --epochs: of 300)",
-    )
+    warm_up_help = "epochs until that weight is reached, at most half of the run (without --epochs: of 300)"
+    loss.add_argument("--kl-warmup", type=cli.non_negative_int, default=150, help=warm_up_help)
     loss.add_argument(
         "--kl-target",
         type=cli.non_negative_float,
@@ -103,6 +99,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train.add_argument(
         "--lr-scheduler", choices=["none", "cosine"], default="cosine", help="course of the learning rate"
     )
+    train.add_argument("--optimizer", choices=["muon", "adamw"], help="default: grid muon, vector adamw")
     train.add_argument("--ema-decay", type=cli.fraction, default=0.995, help="moving average of the weights; 0: none")
     train.add_argument("--no-mixed-precision", action="store_true", help="float32 throughout")
     cli.add_compile_flag(train)
@@ -133,6 +130,7 @@ def settle_latent(args: argparse.Namespace, parser: cli.Parser) -> argparse.Name
         cli.remark_unused(parser, args, "without a discriminator (--adversarial-weight)", "adversarial_start")
     args.epochs = args.epochs or (EPOCHS if args.max_minutes is None else None)
     args.learning_rate = args.learning_rate or {"grid": 1e-3, "vector": 1e-4}[args.latent]
+    args.optimizer = args.optimizer or {"grid": "muon", "vector": "adamw"}[args.latent]
     return args
 
 
@@ -144,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     data_dir = resolve(args.base_dir, args.data_dir)
     paths, labels = read_labels(data_dir)  # a mistyped path is answered at once
     perceptual_file = inputs.given_file(args, "--perceptual-weights", "; without weights: --perceptual-net pyramid")
-    inputs.checkpoint_to_resume(args)
+    inputs.look_for_checkpoint(args)
 
     from stepwise.data.augment import Augment
     from stepwise.data.batches import AugmentedImages, Order, loader, room_for_images
@@ -222,6 +220,7 @@ def main(argv: list[str] | None = None) -> int:
         device,
         lr=args.learning_rate,
         ema_decay=args.ema_decay,
+        muon=args.optimizer == "muon",
         grad_accum=args.grad_accum,
         compile=compiled,
         world=world,

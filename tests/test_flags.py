@@ -52,6 +52,7 @@ DEFAULTS = {  # all of them; a name that is new here belongs into README.md too
         "max_minutes": None,
         "grad_accum": 1,
         "lr_scheduler": "cosine",
+        "optimizer": "muon",  # with a vector latent: adamw
         "ema_decay": 0.995,
         "no_mixed_precision": False,
         "compile": "auto",

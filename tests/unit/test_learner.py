@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.debugging import aot_eager
 
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
-from stepwise.models.blocks import Dropout
+from stepwise.models.blocks import Dropout, ResnetBlock2D
 from stepwise.training.learner import LOOK_EVERY, MAX_BAD_STEPS, Learner
 
 CPU = Device(torch.device("cpu"), None)
@@ -139,6 +140,38 @@ def test_compiled_or_not_the_state_has_the_same_names() -> None:
     made = learner(True, compile=True)  # nothing is compiled before the first call
     assert made.train_net is not made.net
     assert list(made.state()["weights"]) == list(made.best_weights()) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_graphs_that_are_compiled_learn_as_the_network_does(monkeypatch, parts: int) -> None:
+    """Dropout's draws in their order too, those of a part of a batch among them. Inductor is left to the slow tests."""
+    graphs, compile = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", lambda net, options: compile(net, backend=backend))
+
+    def losses(compiled: bool) -> list[float]:
+        torch.manual_seed(0)
+        blocks = (ResnetBlock2D(*channels, groups=2, eps=1e-5, dropout=0.3) for channels in ((4, 8), (8, 4)))
+        made = Learner(nn.Sequential(*blocks), {"kind": "test"}, CPU, lr=0.01, ema_decay=0.9, compile=compiled)
+        for module in made.net.modules():
+            if isinstance(module, Dropout):
+                module.part, module.parts = parts - 1, parts
+        found = []
+        for number in range(4):
+            torch.manual_seed(number)
+            loss = made.train_net(torch.randn(3, 4, 6, 6)).square().mean()
+            made.update(loss)
+            found.append(float(loss.detach()))
+        return found
+
+    wanted = losses(False)
+    assert not graphs and len(set(wanted)) == 4
+    assert losses(True) == pytest.approx(wanted, rel=1e-5)
+    assert graphs
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])

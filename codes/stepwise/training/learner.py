@@ -12,6 +12,7 @@ from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 from stepwise.models.blocks import Dropout
 from stepwise.training.distributed import ALONE, World
+from stepwise.training.muon import Muon, matrices_of
 
 MAX_BAD_STEPS = 10
 LOOK_EVERY = 10  # steps between two looks at whether a GPU's steps were fine: each look waits for the GPU
@@ -22,7 +23,8 @@ class Learner:
 
     `net` is trained, and called as `train_net`, which may be compiled and shares its gradients with
     the other processes of `world`. `ema_net` is its exponential moving average (or None), the one to
-    validate and sample with. A step whose loss or gradient is not finite changes nothing.
+    validate and sample with. With `muon` its matrices are stepped by Muon (without weight decay), all else by AdamW.
+    A step whose loss or gradient is not finite changes nothing.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Learner:
         grad_accum: int = 1,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.99),
+        muon: bool = False,
         compile: bool = False,
         world: World = ALONE,
     ):
@@ -49,9 +52,15 @@ class Learner:
         self.ema_net = copy.deepcopy(self.net).eval().requires_grad_(False) if ema_decay else None
         self.grad_clip = grad_clip
         self.grad_accum = grad_accum
+        matrices = matrices_of(self.net) if muon else []
+        apart = {id(weight) for weight in matrices}
+        others = [weight for weight in self.net.parameters() if id(weight) not in apart]
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=device.type != "mps"
+            others, lr=lr, betas=betas, weight_decay=weight_decay, fused=device.type != "mps"
         )
+        dtype = torch.bfloat16 if device.dtype == torch.bfloat16 else torch.float32
+        self.muon = Muon(matrices, lr, dtype=dtype) if matrices else None
+        self._optimizers = [self.optimizer, *([self.muon] if matrices else [])]
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.needs_scaler)
         # fused AdamW reads a flag on the device and leaves the weights alone; otherwise the CPU must look and decide
         self.looks_always = device.type != "cuda" or device.needs_scaler
@@ -67,8 +76,9 @@ class Learner:
         return self.net.eval() if self.ema_net is None else self.ema_net
 
     def set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
 
     def update(self, loss: Tensor) -> None:
         """Backward, and every `grad_accum` calls a step.
@@ -81,11 +91,12 @@ class Learner:
         if self._waiting < self.grad_accum:
             return
         self._step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         self._waiting = 0
 
     def _step(self) -> None:
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self._optimizers:
+            self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.grad_clip)
         # both are looked at: an infinite absolute error has a finite gradient, a finite loss may have an infinite one
         bad = ((self._world.mean(self._spoiled) > 0) | ~torch.isfinite(norm)).float()
@@ -94,11 +105,14 @@ class Learner:
         if self.looks_always:
             fine = not bool(bad)
             if fine:
-                self.scaler.step(self.optimizer)
+                for optimizer in self._optimizers:
+                    self.scaler.step(optimizer)
             self.scaler.update()
         else:
-            self.optimizer.found_inf, fine = bad, True
-            self.optimizer.step()
+            fine = True
+            for optimizer in self._optimizers:
+                optimizer.found_inf = bad
+                optimizer.step()
         if fine:
             self.updates += 1
             self._average(1 - bad)
@@ -139,6 +153,7 @@ class Learner:
             "weights": dict(self.net.state_dict()),
             "ema": None if self.ema_net is None else dict(self.ema_net.state_dict()),
             "optimizer": self.optimizer.state_dict(),
+            "muon": None if self.muon is None else self.muon.state_dict(),
             "scaler": self.scaler.state_dict(),
             "gradients": gradients if self._waiting else {},
             "counters": [self.updates, int(self._bad), self._waiting, int(self._spoiled > 0)],
@@ -152,13 +167,20 @@ class Learner:
             raise UserError(
                 "The checkpoint and this run differ in whether an EMA is kept.\nResume with the same flags."
             )
+        if (state.get("muon") is None) != (self.muon is None):
+            raise UserError(
+                "The checkpoint and this run differ in their optimizer.\n"
+                "Resume with --optimizer adamw, or start a new run in another --output-dir."
+            )
         self.net.load_state_dict(state["weights"])
         if self.ema_net is not None:
             self.ema_net.load_state_dict(state["ema"])
         fused = {"fused": self.optimizer.defaults["fused"]}  # of this device, not of the one that saved it
         groups = [{**group, **fused} for group in state["optimizer"]["param_groups"]]
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
-        for parameter, moments in self.optimizer.state.items():
+        if self.muon is not None:
+            self.muon.load_state_dict(state["muon"])
+        for parameter, moments in (pair for optimizer in self._optimizers for pair in optimizer.state.items()):
             for name, moment in moments.items():
                 if moment.shape == parameter.shape:  # fused steps go through memory as it lies, and so must all
                     moments[name] = torch.empty_like(parameter).copy_(moment)
