@@ -76,13 +76,14 @@ def main(argv: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from stepwise.data.image_sets import AUTOENCODER, HELD_OUT, load_set
+    from stepwise.data.image_sets import AUTOENCODER
     from stepwise.foundation import devices
     from stepwise.training import candidates
     from stepwise.training.material import Autoencoders, Real, gather
     from stepwise.training.pretrained import FrozenVAE
-    from stepwise.training.quality import Judge, Settings, reconstruction
+    from stepwise.training.quality import Judge, Settings
     from stepwise.training.quality_report import Findings, write_all
+    from stepwise.training.reconstruction import reconstruction
 
     device = devices.choose(args.device)
     print(devices.summary(device))
@@ -127,11 +128,11 @@ def main(argv: list[str] | None = None) -> int:
         judge = Judge(material.train, held_out, settings)
         bar.write(f"Features for KID and FID: {printable(judge.features_line)}.")
         results = {candidate.name: judge.judge(candidate.images) for candidate in sets}
-        floors, copies, through_vae = judge.floors(), judge.copies(), judge.through_autoencoder()
-    decoded, pictures = None, None
+        floors, copies, augmented = judge.floors(), judge.copies(), judge.augmented()
+        through_vae = judge.through_autoencoder()
+    decoded, decoded_training, pictures = None, None, None
     if vae:
-        at_its_size = load_set(HELD_OUT, held_out.paths, held_out.label.tolist(), vae.image_size)
-        decoded, pictures = reconstruction(at_its_size, vae, args.seed)
+        decoded, decoded_training, pictures = reconstruction(material.train, held_out, vae, args.seed)
     notes = material.notes
     for name, result in (*results.items(), (AUTOENCODER, decoded)):
         notes += [f"{name}: {line}" for line in (result.skipped if result else ())]
@@ -141,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         results=results,
         floors=floors,
         copies=copies,
+        augmented=augmented,
         through_autoencoder=through_vae,
         train=material.train,
         reference=judge.distinct,
@@ -153,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         seen=material.seen,
         overlap=material.overlap,
         reconstruction=decoded,
+        reconstruction_floor=decoded_training,
         reconstructed=pictures,
     )
     counts = f"{len(material.train)} training and {len(held_out)} held-out images at {material.size} px"

@@ -21,7 +21,7 @@ from stepwise.training import cli, inputs
 
 CODES = Path(__file__).resolve().parent
 REGIMES = ("per-class", "unified", "class-conditional")
-VAE_SHARE = 0.25  # of --minutes; each regime gets a third of the rest
+VAE_SHARE = 0.25  # of --minutes; the regimes share the rest equally
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +33,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--data-dir", default="data/corel", help="images, as 2A takes them")
     what.add_argument("--output-dir", default="comparison", help="where everything is written")
     what.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES), help="which models to train")
-    what.add_argument("--minutes", type=cli.positive_float, default=80.0, help="training time in all")
+    minutes = "training time in all: a quarter for the autoencoder, the rest in equal parts for the regimes"
+    what.add_argument("--minutes", type=cli.positive_float, default=80.0, help=minutes)
     what.add_argument("--holdout", type=cli.fraction, default=0.2, help="share of the images to judge with")
     what.add_argument("--image-size", type=cli.positive_int, default=64, help="side of the images in pixels")
     what.add_argument("--num-images", type=cli.positive_int, default=300, help="images to generate for each regime")

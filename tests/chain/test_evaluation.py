@@ -28,9 +28,9 @@ COPYING = {f"{name}_{space}" for name in ("memorized", "authpct", "ct") for spac
 
 @pytest.fixture(scope="module")
 def real(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of ten images by 2A: five of each in corel_all, five in corel_heldout."""
+    """Two classes of twelve images by 2A: six of each in corel_all, six in corel_heldout."""
     base = tmp_path_factory.mktemp("real")
-    draw_images(base / "data", each=10)
+    draw_images(base / "data", each=12)
     (base / "data/classes.txt").write_text("1 0001\n2 0002\n")
     flags = ("--data-dir", base / "data", "--output-dir", base, "--holdout", 0.5, "--num-workers", 0, "--no-visualize")
     done = server.run("2A", *flags)
@@ -98,15 +98,16 @@ def whole(server: Server, real: Path, generated: Path, denoiser: Path, vae: Path
 
 def test_report_has_every_figure(whole: tuple[Process, Path]) -> None:
     document = report(*whole)
-    assert [(one["name"], one["images"]) for one in document["sets"]] == [("drawn", 9), ("folder", 10), ("copies", 10)]
-    assert document["real"] == {"train": 10, "held_out": 10} and document["classes"] == ["0001", "0002"]
+    assert [(one["name"], one["images"]) for one in document["sets"]] == [("drawn", 9), ("folder", 10), ("copies", 12)]
+    assert document["real"] == {"train": 12, "held_out": 12} and document["classes"] == ["0001", "0002"]
     for one in document["sets"]:
         assert set(one["measures"]) == {"cas", "cas_both", "cas_gain"} | DISTANCES | COPYING
         for measured in one["measures"].values():
             assert measured["low"] <= measured["high"]
     assert set(document["floor"]) == {"cas"} | DISTANCES | COPYING
-    assert set(document["control_copies"]) == set(document["control_through_autoencoder"]) == COPYING
-    assert {"psnr", "ssim"} <= set(document["reconstruction"])
+    for control in ("copies", "augmented", "through_autoencoder"):
+        assert set(document[f"control_{control}"]) == COPYING
+    assert {"psnr", "ssim"} <= set(document["reconstruction"]) == set(document["reconstruction_floor"])
     assert "not comparable with published figures" in document["features"], "no network: not Inception"
 
 
@@ -127,10 +128,10 @@ def test_held_out_images_that_a_model_has_seen_are_noted(whole: tuple[Process, P
     seen = sum(int(path.stem[-4:]) <= 6 for path in (real / "corel_heldout").glob("*.png"))
     assert seen > 0
     for name in ("drawn", "folder", "autoencoder"):
-        assert f"{name} has seen {seen} of the 10 held-out images" in said, said
+        assert f"{name} has seen {seen} of the 12 held-out images" in said, said
     known = {one["name"]: one["held_out_seen"] for one in document["sets"]}
     assert known == {"drawn": seen, "folder": seen, "copies": None} and "Caution: " in document["conclusion"]
-    assert "copies: 10 of its 10 images are among the training images, pixel by pixel." in said
+    assert "copies: 12 of its 12 images are among the training images, pixel by pixel." in said
     assert "copies: its images name no model" in said and "not in --train-dir" not in said
 
 
@@ -152,6 +153,8 @@ def test_files_beside_the_report(whole: tuple[Process, Path]) -> None:
         for name, measured in one["measures"].items():
             assert float(table[one["name"], name]["value"]) == measured["value"]
     assert float(table["copies", "kid"]["floor"]) == document["floor"]["kid"]["value"]
+    assert float(table["autoencoder", "psnr"]["floor"]) == document["reconstruction_floor"]["psnr"]["value"]
+    assert float(table["training images as 3B augments them", "memorized_pixel"]["value"]) > 0.5
 
 
 def test_title_is_text(whole: tuple[Process, Path]) -> None:
@@ -194,13 +197,29 @@ def test_an_unreadable_image_is_noted(server: Server, real: Path, own: Path, tmp
     assert "Without --vae-checkpoint" in notes(document) and document["reconstruction"] is None
 
 
+def test_unreadable_real_images_are_noted(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
+    """One of each kind; the report is made of the others, which are too few held-out ones for density."""
+    folders = [Path(shutil.copytree(real / name, tmp_path / name)) for name in ("corel_all", "corel_heldout")]
+    spoilt = [sorted(folder.glob("*.png"))[0] for folder in folders]
+    spoilt[0].write_bytes(b"no picture")
+    spoilt[1].write_bytes(spoilt[1].read_bytes()[:200])
+    document = report(evaluate(server, tmp_path, tmp_path / "out", "--generated", f"own={own}"), tmp_path / "out")
+    said = notes(document)
+    assert f"the training images: 1 files were left out ({spoilt[0].name}: not an image)." in said
+    assert f"the held-out images: 1 files were left out ({spoilt[1].name}: truncated)." in said
+    assert document["real"] == {"train": 11, "held_out": 11}
+    assert "own: Density and coverage need 12 held-out images" in said and "there are 11." in said
+    (one,) = document["sets"]
+    assert DISTANCES - one["measures"].keys() == {"density", "coverage"} == DISTANCES - document["floor"].keys()
+
+
 def test_a_missing_and_an_unknown_class_are_noted(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
     """None of the first class was generated, and one image is of a class without real photos."""
     captions = {f"image_{number:04d}.png": "a photo of a 0002" for number in range(1, 11)}
     (own / "captions.json").write_text(json.dumps(captions | {"image_0001.png": "a photo of a ghost"}))
     heldout = shutil.copytree(real / "corel_heldout", tmp_path / "heldout")
     held = sorted(heldout.glob("*.png"))
-    labels = {path.name: "0001" for path in held[:9]} | {held[9].name: "ghost"}
+    labels = {path.name: "0001" for path in held[:11]} | {held[11].name: "ghost"}
     (heldout / "captions.json").write_text(json.dumps(labels))
     flags = ("--generated", f"own={own}", "--heldout-dir", heldout)
     document = report(evaluate(server, real, tmp_path / "out", *flags), tmp_path / "out")
@@ -209,7 +228,7 @@ def test_a_missing_and_an_unknown_class_are_noted(server: Server, real: Path, ow
     assert "own: 1 images of classes without real ones are left out of CAS." in said
     assert "1 held-out images belong to classes without training images" in said
     assert "No held-out images of 0002" in said
-    assert document["real"]["held_out"] == 9
+    assert document["real"]["held_out"] == 11
 
 
 def test_images_without_class_names_are_named_by_the_cnn(server: Server, real: Path, own: Path, tmp_path: Path) -> None:
@@ -234,10 +253,10 @@ def test_too_few_images_for_distances_are_noted(server: Server, real: Path, own:
     for number in range(4, 11):
         (own / f"image_{number:04d}.png").unlink()
     document = report(evaluate(server, real, tmp_path / "out", "--generated", f"own={own}"), tmp_path / "out")
-    assert "own: Distances between sets need 8 images of each kind; there are 3, 10 to train and 10 held out." in notes(
+    assert "own: Distances between sets need 8 images of each kind; there are 3, 12 to train and 12 held out." in notes(
         document
     )
-    assert "sets of own 3 images, the real ones of 10: FID" in notes(document)
+    assert "sets of own 3 images, the real ones of 12: FID" in notes(document)
     measures = set(document["sets"][0]["measures"])
     assert not measures & DISTANCES and {"cas", "memorized_pixel"} <= measures
     assert set(document["floor"]) >= DISTANCES

@@ -11,6 +11,7 @@ from torchmetrics.image.kid import poly_mmd
 from stepwise.evaluation import distances
 from stepwise.evaluation.intervals import of_distance
 from stepwise.evaluation.measures import MEASURES
+from stepwise.foundation.errors import UserError
 
 
 def points(count, width=8, seed=0, shift=0.0, scale=1.0):
@@ -154,8 +155,18 @@ def test_float32_features_do():
 
 @pytest.mark.parametrize("size", [4, 5, 6])
 def test_the_fewest_images(size):
-    for measure in (distances.kid, distances.fid, distances.precision_recall, distances.density_coverage):
+    for measure in (distances.kid, distances.fid, distances.precision_recall):
         assert np.isfinite(measure(points(size, seed=1), points(size, seed=2))).all()
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_density_and_coverage_never_take_fewer_neighbours(size):
+    """Of 5 real images each has 4 others; by the fourth instead of the fifth density would mean another thing."""
+    with pytest.raises(UserError, match=f"5 neighbours of each real image; there are {size} images.\nGive 6"):
+        distances.density_coverage(points(40, seed=1), points(size, seed=2))
+    density, coverage = distances.density_coverage(points(3, seed=1), points(6, seed=2))
+    inside = norms(points(3, seed=1), points(6, seed=2)) < balls(points(6, seed=2), 5)[None]
+    assert (density, coverage) == (pytest.approx(inside.sum() / 15), pytest.approx(inside.any(axis=0).mean()))
 
 
 def test_kid_of_a_set_with_itself_is_below_0():

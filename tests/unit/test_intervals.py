@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from stepwise.evaluation.intervals import of_difference, of_distance, of_mean, of_share
+from stepwise.evaluation.intervals import of_difference, of_distance, of_mean, of_pairs, of_share
 
 
 def rng(*seed):
@@ -144,3 +144,33 @@ def test_density_above_0_keeps_its_interval(value):
 
     found = of_distance(measure, np.arange(9), np.arange(9), rng(3), bounds=(0, np.inf), share=True)
     assert found.value == value and value - 0.3 < found.low < value < found.high < value + 0.3
+
+
+def above(first, second):
+    return (first[:, None] > second).mean()
+
+
+def test_the_interval_of_pairs_holds_their_share():
+    """Both samples are drawn anew; the truth is Phi(1 / sqrt(2)), the chance of one normal draw to be above another."""
+
+    def simulate(number):
+        return of_pairs(above, rng(2, number).normal(1, 1, 60), rng(3, number).normal(0, 1, 25), rng(4, number))
+
+    assert 0.88 <= coverage(simulate, 0.7602, count=30) <= 1.0
+
+
+def test_the_interval_of_pairs_narrows_with_both_samples():
+    def width(n, m):
+        found = [of_pairs(above, rng(2, i).normal(size=n), rng(3, i).normal(size=m), rng(4, i)) for i in range(2)]
+        return np.mean([one.high - one.low for one in found])
+
+    assert width(200, 200) < 0.7 * min(width(200, 20), width(20, 200))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_pairs_that_all_agree_are_not_certain(value):
+    """No resampling finds another order; as few as 20 images of the smaller sample cannot rule it out."""
+    found = of_pairs(above, np.arange(50.0), np.arange(20) + (100 if value == 0 else -100), rng(0))
+    wanted = binomtest(round(value * 20), 20).proportion_ci(0.95, "exact")
+    assert (found.value, found.low, found.high) == (value, pytest.approx(wanted.low), pytest.approx(wanted.high))
+    assert found == of_pairs(above, np.arange(50.0), np.arange(20) + (100 if value == 0 else -100), rng(0))

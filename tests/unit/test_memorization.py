@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import product
+
+import cv2
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 
 from stepwise.data.scenes import SCENES, draw_scene
 from stepwise.evaluation import memorization
 from stepwise.evaluation.memorization import Neighbours, neighbours, variants
+from stepwise.foundation.images import fit_square
 
 SIZE = 32
 
@@ -64,7 +69,8 @@ def test_copies_are_found(train, reference, among, unseen, make):
     assert found.memorized.mean() > 0.95
     assert (found.nearest == np.arange(len(train))).mean() > 0.95
     assert memorization.authentic(found, among).mean() < 0.05
-    assert memorization.data_copying(found, neighbours(flat(unseen), reference)) < -3
+    c_t = memorization.data_copying(found, neighbours(flat(unseen), reference), np.random.default_rng(0))
+    assert c_t.value <= c_t.high < -3
 
 
 def test_fresh_images_are_no_copies(reference, among, unseen):
@@ -72,7 +78,8 @@ def test_fresh_images_are_no_copies(reference, among, unseen):
     assert found.memorized.mean() < 0.02
     assert memorization.authentic(found, among).mean() > 0.2
     others = neighbours(flat(scenes(200, 10)), reference)
-    assert abs(memorization.data_copying(others, found)) < 3
+    c_t = memorization.data_copying(others, found, np.random.default_rng(0))
+    assert abs(c_t.value) < 3 and c_t.low < 0 < c_t.high
 
 
 def test_a_few_copies_among_fresh_images_are_counted(train, reference, unseen):
@@ -83,7 +90,8 @@ def test_a_few_copies_among_fresh_images_are_counted(train, reference, unseen):
 def test_unlike_images_lie_further_away(reference, unseen):
     noise = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE, 3), dtype=np.uint8)
     found = neighbours(flat(noise), reference)
-    assert memorization.data_copying(found, neighbours(flat(unseen), reference)) > 3
+    c_t = memorization.data_copying(found, neighbours(flat(unseen), reference), np.random.default_rng(0))
+    assert c_t.low > 3
     assert not found.memorized.any()
 
 
@@ -94,16 +102,32 @@ def test_without_variants_a_mirrored_copy_hides(train):
     assert neighbours(flat(train), plain).memorized.all()
 
 
-def test_variants_are_ten_different_pictures(train):
+def test_variants_are_46_different_pictures(train):
     found = np.stack(list(variants(train)))
-    assert found.shape == (10, *train.shape) and found.dtype == np.uint8
-    assert np.array_equal(found[0], train) and np.array_equal(found[5], train[:, :, ::-1])
-    assert len({part.tobytes() for part in found}) == 10
-    assert np.array_equal(found[1], shifted(train, 1, 0)) and np.array_equal(found[4], shifted(train, 0, -1))
+    assert found.shape == (46, *train.shape) and found.dtype == np.uint8
+    assert np.array_equal(found[0], train) and np.array_equal(found[1::2], found[::2, :, :, ::-1])
+    assert len({part.tobytes() for part in found}) == 46
+    assert np.array_equal(found[2], shifted(train, 1, 0)) and np.array_equal(found[8], shifted(train, 0, -1))
     large = np.zeros((1, 128, 128, 3), np.uint8)
     large[0, 60, 60] = 255
-    places = {tuple(np.argwhere(part[0, :, :, 0])[0]) for part in list(variants(large))[:5]}
+    places = {tuple(np.argwhere(part[0, :, :, 0])[0]) for part in list(variants(large))[:10:2]}
     assert places == {(60, 60), (64, 60), (56, 60), (60, 64), (60, 56)}, "1/32 of the side"
+
+
+def test_few_variants_are_some_of_all(train):
+    every, few = ([part.tobytes() for part in variants(train[:2], few=few)] for few in (False, True))
+    assert len(few) == 22 and set(few) < set(every) and few[0] == every[0]
+
+
+def test_crops_are_what_resizing_them_makes():
+    """Of 100 px a crop of 92 % has whole pixels: at the edges and in the middle, enlarged like any image."""
+    rng = np.random.default_rng(0)
+    images = np.stack([cv2.resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), (100, 100)) for _ in range(3)])
+    crops = list(variants(images))[28::2]
+    for found, (top, left) in zip(crops, product((0, 4, 8), repeat=2), strict=True):
+        wanted = np.stack([fit_square(image[top : top + 92, left : left + 92], 100) for image in images])
+        assert np.abs(found[:, 2:-2, 2:-2].astype(int) - wanted[:, 2:-2, 2:-2]).max() <= 3
+    assert np.abs(crops[0].astype(int) - crops[1]).max() > 10
 
 
 def by_hand(queries, reference, leave_out_self):
@@ -148,16 +172,31 @@ def test_authentic_compares_with_the_gap_around_the_training_image():
     assert memorization.authentic(found, training).tolist() == [True, False, True]
 
 
+def at(distances, times=1):
+    """Images at these distances from their nearest training images, each so many times."""
+    distances = np.tile(distances, times)
+    return Neighbours(np.zeros(len(distances), int), distances, distances + 1)
+
+
+def c_t(generated, held_out):
+    return memorization.data_copying(generated, held_out, np.random.default_rng(0))
+
+
 def test_c_t_is_the_z_score_of_the_ranks():
     rng = np.random.default_rng(2)
+    near, far = rng.random(12).round(1), rng.random(9).round(1) + 0.3
+    u = (near[:, None] > far[None]).sum() + (near[:, None] == far[None]).sum() / 2
+    assert (near[:, None] == far[None]).any() and u == mannwhitneyu(near, far).statistic
+    assert c_t(at(near), at(far)).value == pytest.approx((u - 54) / np.sqrt(12 * 9 * 22 / 12))
+    assert c_t(at(near), at(far)).value == pytest.approx(-c_t(at(far), at(near)).value)
 
-    def at(distances):
-        return Neighbours(np.zeros(len(distances), int), distances, distances + 1)
 
-    near, far = rng.random(12), rng.random(9) + 0.3
-    u = (near[:, None] > far[None]).sum()
-    assert memorization.data_copying(at(near), at(far)) == pytest.approx((u - 54) / np.sqrt(12 * 9 * 22 / 12))
-    assert memorization.data_copying(at(near), at(far)) == pytest.approx(-memorization.data_copying(at(far), at(near)))
+def test_the_interval_of_c_t():
+    """The same again for the same generator; about the 2 standard errors of a z-score where there is no difference."""
+    same, other = np.random.default_rng(3).random((2, 80))
+    found = c_t(at(same), at(other))
+    assert found == c_t(at(same), at(other)) and found.low < found.value < found.high
+    assert found.high - found.low == pytest.approx(4, rel=0.25)
 
 
 def test_noisy_copies_are_near_and_every_other_one_is_mirrored(train):
@@ -168,13 +207,8 @@ def test_noisy_copies_are_near_and_every_other_one_is_mirrored(train):
 
 def test_the_test_of_distances_grows_with_the_number_of_images():
     """What its definition says: twice as sure with four times as many, at the same difference."""
-
-    def at(distances, times):
-        distances = np.tile(distances, times)
-        return Neighbours(np.zeros(len(distances), int), distances, distances + 1)
-
     near, far = np.random.default_rng(0).random((2, 20)) + np.array([[0.0], [0.3]])
-    once, four = (memorization.data_copying(at(near, times), at(far, times)) for times in (1, 4))
+    once, four = (c_t(at(near, times), at(far, times)).value for times in (1, 4))
     assert four / once == pytest.approx(2, rel=0.03)
 
 

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
-from stepwise.data.image_sets import ImageSet
+from stepwise.data.image_sets import AUGMENTED, COPIES, DECODED, HELD_OUT, ImageSet
 from stepwise.evaluation import figures, report
 from stepwise.evaluation.intervals import Measured
 from stepwise.evaluation.measures import IN_TABLE, MEASURES, MEMORIZATION
@@ -23,6 +25,7 @@ from stepwise.training.provenance import ModelFile
 from stepwise.training.quality import Result
 from stepwise.training.quality_report import write_all
 
+NONE = "\u2013"  # what a table shows where there is no figure
 EVIL = """<script>alert("1")</script> & 'x' "onload="y {{ title }} </style>"""
 
 
@@ -119,7 +122,7 @@ def test_tables_show_value_interval_and_what_is_missing(html):
         measure = MEASURES[key]
         assert f">{measure.title}&nbsp;{measure.arrow}<" in title and f"<dt>{measure.title}</dt>" in html
         assert measure.text(measured(0.5)) in first and measure.interval(measured(0.5)) in first
-        assert 'class="floor"' in floor and ("90.0%" if key == "cas" else "\u2013") in floor
+        assert 'class="floor"' in floor and ("90.0%" if key == "cas" else NONE) in floor
 
 
 def test_measures_without_interval_say_none():
@@ -163,6 +166,7 @@ def findings(**rights):
         results=sets,
         floors=result([1] * 20),
         copies=result([1] * 20, copied=1.0),
+        augmented=result([1] * 20, copied=1.0),
         train=image_set("train", 20),
         reference=image_set("train", 20),
         held_out=image_set("held", 20),
@@ -246,11 +250,16 @@ def test_copies_are_told_of_every_set_and_beside_photos_that_are_none():
     found.floors.figures["memorized_pixel"] = Measured(0.25, 0.1, 0.35)
     said = conclude(found, seed=0)
     assert "as 25.0% of the held-out photos are, which are none: no sign of copying." in said and "have: b" not in said
-    for result, value in ((found.copies, 1.0), (found.floors, 0.0), *((one, 0.0) for one in found.results.values())):
+    sure = [(found.copies, 1.0), (found.augmented, 1.0)]
+    for result, value in (*sure, (found.floors, 0.0), *((one, 0.0) for one in found.results.values())):
         result.figures["memorized_latent"] = Measured(value, value, value)
     assert "0.0% of the images of best are copies of training images by the latent test" in conclude(found, seed=0)
     found.through_autoencoder = Result({key: measured(0.6) for key in ("memorized_pixel", "memorized_latent")})
-    assert "of training images through the autoencoder it finds only 60%" in conclude(found, seed=0)
+    escape = "(copies may escape it: it finds only 60% of training images through the autoencoder)"
+    assert conclude(found, seed=0).count(escape) == 2, "by either test"
+    found.augmented = Result({key: measured(0.4) for key in ("memorized_pixel", "memorized_latent")})
+    more = "it finds only 40% of training images as 3B augments them and 60% of training images through the auto"
+    assert conclude(found, seed=0).count(more) == 2
 
 
 def test_features_that_are_not_inceptions_are_named(tmp_path):
@@ -280,9 +289,99 @@ def test_captions_say_what_is_shown(tmp_path):
     assert "0.50, 0.50 mirrored, 0.50, 0.50 mirrored" in html
     assert "PSNR 21.00." in html and "()" not in html
     controls = html.partition("<th>memorized, pixel</th>")[2].partition("</table>")[0]
-    for name in ("held-out real images", "noisy copies of training images", "training images through the autoencoder"):
+    for name in (HELD_OUT, COPIES, AUGMENTED, DECODED):
         assert f"<td>{name}</td>" in controls
     assert "They do not cover the training" in html
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """The lengths of the bars of each panel of comparison.png, by its title; empty panels too."""
+    shown = {}
+    save = Figure.savefig
+
+    def watched(figure, path, **options):
+        if path.name == "comparison.png":
+            shown.clear()
+            for axis in filter(Axes.get_visible, figure.axes):
+                shown[axis.get_title(loc="left")] = [bar.get_width() for bar in axis.patches]
+        return save(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", watched)
+    return shown
+
+
+def cells(html, title):
+    """The cells of the row of the tables that is called so, without what is small, one a column."""
+    row = re.search(rf"<tr><td>{re.escape(title)}.*?</tr>", html, flags=re.DOTALL)
+    return re.findall(r"<td(?: class=\"floor\")?>([^<]*)", row[0])[1:] if row else None
+
+
+def test_size_and_training_time_stand_beside_the_measures(tmp_path, panels):
+    """In the table, the figure and the CSV file; they say nothing of real images and have no interval."""
+    found = findings(a=[1, 0] * 10, b=[0, 1] * 10)
+    found.candidates[1].parameters, found.candidates[1].minutes = 9_040_000, 12.34
+    write_all(tmp_path, found, "title", "today", seed=0)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert cells(html, "parameters (millions)&nbsp;↓") == ["1.5", "9.0", NONE]
+    assert cells(html, "training (minutes)&nbsp;↓") == ["2.0", "12.3", NONE]
+    assert "<dt>parameters (millions)</dt>" in html and "<dt>training (minutes)</dt>" in html
+    assert panels["parameters (millions) ↓"] == [1.5, 9.04] and panels["training (minutes) ↓"] == [2.0, 12.34]
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert 'class="warn"' not in html, "no FID, so no warning of it"
+    assert "b,parameters,9040000,9040000,9040000,," in lines and "b,minutes,12.34,12.34,12.34,," in lines
+
+
+def test_size_and_training_time_that_are_not_known_leave_no_empty_box(tmp_path, panels):
+    """A panel compares all sets that are shown; a row of the table may have a gap."""
+    found = findings(a=[1, 0] * 10, plain=[0, 1] * 10)
+    costs = ("parameters", "training")
+    found.candidates[1].parameters = found.candidates[1].minutes = None
+    write_all(tmp_path, found, "title", "today", seed=0)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert cells(html, "parameters (millions)") == ["1.5", NONE, NONE]
+    assert panels and all(map(len, panels.values())) and not [title for title in panels if title.startswith(costs)]
+    assert "plain,minutes" not in (tmp_path / "metrics.csv").read_text()
+    found.candidates[0].parameters = found.candidates[0].minutes = None
+    write_all(tmp_path, found, "title", "today", seed=0)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert cells(html, "parameters") is None and cells(html, "training (") is None and "<dt>parameters" not in html
+    assert ",minutes," not in (tmp_path / "metrics.csv").read_text()
+
+
+def test_fid_is_warned_of_with_what_real_images_score_at_their_number(tmp_path):
+    found = findings(a=[1, 0] * 10)
+    found.floors.figures["fid"], found.features = measured(154.26), "Inception's"
+    write_all(tmp_path, found, "title", "today", seed=0)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<p class="warn">(.*?)</p>', html) == [
+        "FID at this number of images is mostly the number of images: real training images themselves score 154.3 "
+        "against the held-out ones. Compare sets by KID; features: Inception&#39;s."
+    ]
+
+
+def test_pictures_are_at_print_quality(tmp_path):
+    """300 dots an inch, and the plots as wide as a page of text."""
+    found = findings(a=[1, 0] * 10)
+    found.reconstruction, found.reconstructed = Result({}), found.held_out.images
+    write_all(tmp_path, found, "title", "today", seed=0)
+    paths = {path.name: Image.open(path) for path in (tmp_path / "figures").iterdir()}
+    assert len(paths) == 6
+    for name, picture in paths.items():
+        assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.01), name
+    for name in ("comparison.png", "memorization_pixel.png"):
+        assert paths[name].width / 300 == pytest.approx(7.0)
+
+
+def test_reconstruction_stands_beside_that_of_training_images(tmp_path):
+    found = findings(a=[1, 0] * 10)
+    found.reconstruction, found.reconstructed = Result({"psnr": Measured(21.0, 20.0, 22.0)}), found.held_out.images
+    found.reconstruction_floor = Result({"psnr": Measured(25.5, 25.0, 26.0)})
+    document = write_all(tmp_path, found, "title", "today", seed=0)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "held-out images: PSNR 21.00 (20.00 to 22.00). For comparison, on training images: PSNR 25.50" in html
+    assert "autoencoder,psnr,21.0,20.0,22.0,25.5," in (tmp_path / "metrics.csv").read_text().splitlines()
+    assert document["reconstruction_floor"]["psnr"]["value"] == 25.5
 
 
 def test_names_that_are_no_text_can_be_written(tmp_path):
@@ -292,16 +391,15 @@ def test_names_that_are_no_text_can_be_written(tmp_path):
 
 
 def test_a_name_with_an_underscore_stands_in_the_legend(tmp_path, monkeypatch):
-    from matplotlib.axes import Axes
-
     shown = []
-    legend = Axes.legend
+    legend = Figure.legend
 
-    def watched(axis, **options):
-        shown.extend(axis.get_legend_handles_labels()[1])
-        return legend(axis, **options)
+    def watched(figure, **options):
+        made = legend(figure, **options)
+        shown.extend(text.get_text() for text in made.get_texts())
+        return made
 
-    monkeypatch.setattr(Axes, "legend", watched)
+    monkeypatch.setattr(Figure, "legend", watched)
     near = Neighbours(np.zeros(3, int), np.array([0.1, 0.5, 0.9]), np.ones(3))
     figures.ratios(tmp_path / "ratios.png", {"_mine": near, "other": near}, {}, "at 32 px")
     assert [name.strip() for name in shown] == ["_mine", "other"]
@@ -320,7 +418,7 @@ def test_every_file_is_written_also_for_evil_names(tmp_path):
     assert {"comparison.png", "samples_real.png", "samples_b.png", "suspects_b.png", "memorization_pixel.png"} < names
     assert len(names) == 7 and all(re.fullmatch(r"[\w-]+\.png", name) for name in names)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "set,measure,value,low,high,floor,features" and len(lines) == 1 + 4 * 3
+    assert lines[0] == "set,measure,value,low,high,floor,features" and len(lines) == 1 + 5 * 3 + 2 * 2
 
 
 def test_copies_are_not_denied_where_the_test_is_blind() -> None:
@@ -330,6 +428,7 @@ def test_copies_are_not_denied_where_the_test_is_blind() -> None:
         results={"mine": SimpleNamespace(figures={"memorized_pixel": share})},
         copies=SimpleNamespace(figures={"memorized_pixel": Measured(0.1, 0.05, 0.2)}),
         floors=SimpleNamespace(figures={"memorized_pixel": share}),
+        augmented=SimpleNamespace(figures={"memorized_pixel": Measured(0.9, 0.8, 1.0)}),
         through_autoencoder=None,
     )
     assert "cannot be told here" in _copied(found, "mine") and "only 10%" in _copied(found, "mine")

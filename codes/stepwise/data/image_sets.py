@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stepwise.data.classes import by_name
-from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, no_images, read_captions
+from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, load_image, no_images, read_captions
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.images import IMAGES, BadImage, decode, fit_square, is_image_name
 from stepwise.foundation.paths import printable
@@ -18,15 +18,17 @@ from stepwise.foundation.paths import printable
 FOLDER_SUFFIX = "_individual"
 # what every report has beside the generated sets, under these names
 TRAIN, HELD_OUT, COPIES = "real training images", "held-out real images", "noisy copies of training images"
+AUGMENTED = "training images as 3B augments them"
 AUTOENCODER, DECODED = "autoencoder", "training images through the autoencoder"
-RESERVED = (TRAIN, HELD_OUT, COPIES, AUTOENCODER, DECODED)
+RESERVED = (TRAIN, HELD_OUT, COPIES, AUGMENTED, AUTOENCODER, DECODED)
 
 
 @dataclass
 class ImageSet:
     """uint8 [N, S, S, 3] and the class of each image as a position in the table of classes; -1 is none of them.
 
-    `sizes`: the sides that the files had. `bad`: what could not be read, as lines for the user.
+    `sizes`: the sides that the files had. `bad`: what could not be read, as lines for the user. `oblong`: some of the
+    files are no squares, of which `images` has the centre.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ImageSet:
     label: np.ndarray
     sizes: set[int]
     bad: list[str] = field(default_factory=list)
+    oblong: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,7 +49,19 @@ class ImageSet:
     def picked(self, index: np.ndarray) -> ImageSet:
         """The images at `index` only."""
         chosen = [self.paths[i] for i in index]
-        return ImageSet(self.name, chosen, self.images[index], self.label[index], self.sizes, self.bad)
+        return replace(self, paths=chosen, images=self.images[index], label=self.label[index])
+
+    def off_centre(self, share: float) -> np.ndarray:
+        """The squares at `share`, 0 to 1, of what the longer side has too much, read from the files; as `images`."""
+
+        def square(path: Path) -> np.ndarray:
+            image = load_image(path, None)
+            height, width = image.shape[:2]
+            side = min(height, width)
+            top, left = round((height - side) * share), round((width - side) * share)
+            return fit_square(image[top : top + side, left : left + side], self.images.shape[1])
+
+        return np.stack([square(path) for path in self.paths])
 
 
 def split_name(text: str) -> tuple[str, str]:
@@ -106,7 +121,7 @@ def load_set(name: str, paths: list[Path], labels: list[int], size: int) -> Imag
 
     Raises UserError when none can be read.
     """
-    images, kept, sizes, bad = [], [], set(), []
+    images, kept, sizes, bad, oblong = [], [], set(), [], False
     for position, path in enumerate(paths):
         try:
             image = np.array(decode(path))
@@ -114,12 +129,13 @@ def load_set(name: str, paths: list[Path], labels: list[int], size: int) -> Imag
             bad.append(printable(f"{path.name}: {error.reason}"))
             continue
         sizes.add(min(image.shape[:2]))
+        oblong |= image.shape[0] != image.shape[1]
         images.append(fit_square(image, size))
         kept.append(position)
     if not images:
         raise UserError(f"None of the {len(paths)} images of {name} can be read ({bad[0]}).\nCheck that folder.")
     label = np.array([labels[i] for i in kept])
-    return ImageSet(name, [paths[i] for i in kept], np.stack(images), label, sizes, bad)
+    return ImageSet(name, [paths[i] for i in kept], np.stack(images), label, sizes, bad, oblong)
 
 
 def positions(names: list[str], classes: list[dict]) -> list[int]:

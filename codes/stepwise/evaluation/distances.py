@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from stepwise.foundation.errors import UserError
+
 KID_SUBSETS = 20
 NEIGHBOURS = 5
 
@@ -56,10 +58,15 @@ def density_coverage(generated: np.ndarray, real: np.ndarray) -> tuple[float, fl
     """Naeem et al. 2020, equations 5 and 6, k = 5: around each real image lies the ball of its k nearest real ones.
 
     Density: in how many of these balls a generated image lies, over k. Coverage: share of balls with
-    a generated image in them.
+    a generated image in them. Raises UserError where a real image has fewer than k others.
     """
+    if len(real) <= NEIGHBOURS:
+        raise UserError(
+            f"Density and coverage need {NEIGHBOURS} neighbours of each real image; there are {len(real)} images.\n"
+            f"Give {NEIGHBOURS + 1} or more."
+        )
     generated_features, real_features = _tensors(generated, real)
-    radius = torch.cdist(real_features, real_features).kthvalue(min(NEIGHBOURS + 1, len(real)), dim=1).values
+    radius = torch.cdist(real_features, real_features).kthvalue(NEIGHBOURS + 1, dim=1).values
     inside = torch.cdist(real_features, generated_features) < radius[:, None]  # [M, N]
     return float(inside.sum(dim=0).double().mean() / NEIGHBOURS), float(inside.any(dim=1).double().mean())
 

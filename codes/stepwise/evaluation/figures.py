@@ -9,9 +9,9 @@ import numpy as np
 from stepwise.evaluation.intervals import Measured
 from stepwise.evaluation.measures import Measure
 from stepwise.evaluation.memorization import RATIO, Neighbours
-from stepwise.foundation.images import fit_square, grid, labelled_grid, save_png
+from stepwise.foundation.images import fit_square, labelled_grid, save_png
 
-DPI = 200
+DPI = 300
 WIDTH = 7.0
 SHOWN_SIZE = 128
 COLOURS = ("#1f6f8b", "#e07a2f", "#5a8f3d", "#8a5aa8", "#b0413e", "#7a6a4f", "#3d6fb5", "#c2a21d")
@@ -41,7 +41,8 @@ def bars(
                 continue
             value = figures[key]
             axis.barh(place, value.value, color=COLOURS[place % len(COLOURS)], height=0.62)
-            axis.plot([value.low, value.high], [place, place], color="#222222", linewidth=1.2)
+            if value.low < value.high:
+                axis.plot([value.low, value.high], [place, place], color="#222222", linewidth=1.2)
         if key in floor:
             axis.axvline(floor[key].value, color="#222222", linestyle="--", linewidth=1)
         dashed = "  (dashed: real images)" if key in floor else ""
@@ -56,15 +57,17 @@ def bars(
 
 
 def ratios(path: Path, sets: dict[str, Neighbours], controls: dict[str, Neighbours], where: str) -> None:
-    """Cumulative share of images by d1 / d2, with the controls in grey and the threshold."""
+    """Cumulative share of images by d1 / d2, with the controls in grey and the threshold; below it what is what."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
+    columns = 2 if max(map(len, (*sets, *controls))) < 45 else 1  # so many letters fill half of the width
+    legend = 0.15 * -(-len({*sets, *controls}) // columns)  # inches
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.0 + legend))
     for place, (name, found) in enumerate(controls.items()):
-        style = ("--", ":", "-.")[place % 3]
+        style = ("--", ":", (0, (5, 1, 1, 1, 1, 1)), "-.")[place % 4]
         axis.plot(*_steps(found.ratio), color=REAL, linestyle=style, linewidth=1.6, label=_plain(name))
     for place, (name, found) in enumerate(sets.items()):
         axis.plot(*_steps(found.ratio), color=COLOURS[place % len(COLOURS)], linewidth=1.8, label=_plain(name))
@@ -75,9 +78,9 @@ def ratios(path: Path, sets: dict[str, Neighbours], controls: dict[str, Neighbou
     axis.set_xlabel(f"distance to the nearest training image / to the second nearest, {where}", fontsize=8)
     axis.set_ylabel("share of the images below", fontsize=8)
     axis.tick_params(labelsize=7)
-    axis.legend(fontsize=7, framealpha=0.8, edgecolor="none", loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
+    figure.legend(fontsize=7, frameon=False, loc="lower center", ncols=columns, handlelength=4)
+    figure.tight_layout(rect=(0, legend / (3.0 + legend), 1, 1))
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
 
@@ -89,18 +92,13 @@ def sample_rows(path: Path, images: np.ndarray, label: np.ndarray, names: list[s
         own = images[label == position][:columns]
         if len(own):
             rows.append((name, _enlarged(own, SHOWN_SIZE)))
-    save_png(path, labelled_grid(rows))
+    save_png(path, labelled_grid(rows), dpi=DPI)
 
 
 def pairs(path: Path, above: np.ndarray, below: np.ndarray, names: tuple[str, str]) -> None:
     """Two rows that belong together column by column, uint8 [N, S, S, 3], each of its own size S."""
     size = max(SHOWN_SIZE, above.shape[1], below.shape[1])
-    save_png(path, labelled_grid([(names[0], _enlarged(above, size)), (names[1], _enlarged(below, size))]))
-
-
-def picture(path: Path, images: np.ndarray, columns: int) -> None:
-    """A plain grid."""
-    save_png(path, grid(_enlarged(images, SHOWN_SIZE), columns))
+    save_png(path, labelled_grid([(names[0], _enlarged(above, size)), (names[1], _enlarged(below, size))]), dpi=DPI)
 
 
 def _enlarged(images: np.ndarray, least: int) -> np.ndarray:

@@ -63,6 +63,23 @@ def of_difference(values: np.ndarray, rng: np.random.Generator) -> Measured:
     return Measured(found.value, min(found.low, 0.0), max(found.high, 0.0))
 
 
+def of_pairs(
+    measure: Callable[[np.ndarray, np.ndarray], float], first: np.ndarray, second: np.ndarray, rng: np.random.Generator
+) -> Measured:
+    """`measure`, a share of the pairs of two samples [N] and [M], with its percentile bootstrap interval.
+
+    Both samples are drawn anew. Where all pairs agree that finds no spread; see `of_saturated`, of as many
+    as the smaller sample.
+    """
+
+    def again(sample: np.ndarray) -> np.ndarray:
+        return sample[rng.integers(len(sample), size=len(sample))]
+
+    low, high = np.percentile([measure(again(first), again(second)) for _ in range(ROUNDS)], [LOW, HIGH])
+    found = Measured(float(measure(first, second)), float(low), float(high))
+    return of_saturated(found, min(len(first), len(second))) if found.value in (0, 1) else found
+
+
 def of_distance(
     measure: Callable[[np.ndarray, np.ndarray], float],
     first: np.ndarray,

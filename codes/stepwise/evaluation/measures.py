@@ -40,7 +40,7 @@ def _memorization(space: str, where: str) -> dict[str, Measure]:
             f"memorized, {space}",
             "Share of generated images that lie less than a third as far from the nearest training image as from "
             f"the second nearest (d1/d2 < 1/3; Yoon et al. 2023), {where}; "
-            "mirrored and shifted copies of training images count as well.",
+            "mirrored, shifted and cropped copies of training images count as well.",
             -1,
             "{:.1%}",
         ),

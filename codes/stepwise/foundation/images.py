@@ -275,11 +275,13 @@ def save_grid(path: Path, images: np.ndarray, columns: int) -> None:
     save_png(path, grid(images, columns), {IMAGES: str(len(images))})
 
 
-def save_png(path: str | Path, image: np.ndarray, metadata: dict[str, str] | None = None) -> None:
-    """Write uint8 [H, W, 3] (or [H, W]) as PNG with text `metadata`; whole or not at all."""
+def save_png(
+    path: str | Path, image: np.ndarray, metadata: dict[str, str] | None = None, dpi: int | None = None
+) -> None:
+    """Write uint8 [H, W, 3] (or [H, W]) as PNG with text `metadata`, to be printed at `dpi`; whole or not at all."""
     texts = PngImagePlugin.PngInfo()
     for key, text in (metadata or {}).items():
         texts.add_text(key, text)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", pnginfo=texts)
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=texts, dpi=dpi and (dpi, dpi))
     write_atomically(Path(path), [buffer.getvalue()])

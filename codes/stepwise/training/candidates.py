@@ -40,10 +40,14 @@ class Candidate:
     unknown: tuple[str, ...] = ()
 
     @property
+    def counts(self) -> str:
+        """How many images, and of how many models if that is known."""
+        models = f", {len(self.models)} model{'s' if len(self.models) > 1 else ''}" if self.models else ""
+        return f"{len(self.images)} images{models}"
+
+    @property
     def about(self) -> str:
-        parts = [f"{len(self.images)} images"]
-        if self.models:
-            parts.append(f"{len(self.models)} model{'s' if len(self.models) > 1 else ''}")
+        parts = [self.counts]
         known = [f"{self.minutes:.0f} min"] if self.minutes is not None else []
         if self.parameters is not None:
             known.append(f"{self.parameters / 1e6:.1f} M parameters")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stepwise.data.image_sets import ImageSet
-from stepwise.evaluation.intervals import of_difference
+from stepwise.data.image_sets import AUGMENTED, DECODED, ImageSet
+from stepwise.evaluation.intervals import Measured, of_difference
 from stepwise.evaluation.measures import Measure, titled
 from stepwise.foundation.seeds import numpy_rng
 from stepwise.training.candidates import Candidate
@@ -15,6 +15,21 @@ from stepwise.training.quality import SPACES, Result
 
 ANOTHER = "another training may differ"  # the intervals know nothing of that
 SURE_CONTROL = 0.9  # share of the noisy copies that the test must find before its word is taken
+COSTS = {  # what a set's models took, beside the measures of its images; by the names in Candidate
+    "parameters": Measure(
+        "parameters (millions)",
+        "Parameters of a set's diffusion models together, in millions; the autoencoder's are not counted.",
+        -1,
+        "{:.1f}",
+    ),
+    "minutes": Measure(
+        "training (minutes)",
+        "Minutes that training a set's diffusion models took together, by the clock of the machine that trained them; "
+        "the autoencoder's are not counted.",
+        -1,
+        "{:.1f}",
+    ),
+}
 
 
 @dataclass
@@ -29,6 +44,7 @@ class Findings:
     results: dict[str, Result]
     floors: Result
     copies: Result
+    augmented: Result
     train: ImageSet
     reference: ImageSet
     held_out: ImageSet
@@ -39,14 +55,27 @@ class Findings:
     seen: dict[str, int | None] = field(default_factory=dict)
     overlap: bool = False  # held-out images lie in the training folder too
     reconstruction: Result | None = None
+    reconstruction_floor: Result | None = None  # of training images
     reconstructed: np.ndarray | None = None
     through_autoencoder: Result | None = None  # the training images, as a control of the search for copies
     cnn_features: bool = False  # KID and FID are not on Inception's
 
     @property
     def measures(self) -> dict[str, Measure]:
-        """With the titles that the features allow."""
-        return titled(self.cnn_features)
+        """With the titles that the features allow, and COSTS."""
+        return titled(self.cnn_features) | COSTS
+
+    @property
+    def costs(self) -> dict[str, dict[str, Measured]]:
+        """For each set those of COSTS that are known, in their units."""
+        given = {
+            one.name: {"parameters": one.parameters and one.parameters / 1e6, "minutes": one.minutes}
+            for one in self.candidates
+        }
+        return {
+            name: {key: Measured(value, value, value) for key, value in values.items() if value is not None}
+            for name, values in given.items()
+        }
 
 
 def conclude(found: Findings, seed: int) -> str:
@@ -95,19 +124,19 @@ def _tie(found: Findings, tied: list[str]) -> str:
             text = f" By {measure.title}, {ranked[0]} is nearest to the held-out photos ({each})."
         else:
             text = f" By {measure.title}, {' and '.join(near)} cannot be told apart either ({each}; intervals overlap)."
-    models = [one for one in found.candidates if one.name in tied]
+    costs = {name: found.costs[name] for name in tied}
     least = [
-        _least("smallest model", {one.name: one.parameters and one.parameters / 1e6 for one in models}, "{:.1f} M"),
-        _least("shortest training", {one.name: one.minutes for one in models}, "{:.0f} min"),
+        _least("smallest model", "parameters", costs, "{:.1f} M"),
+        _least("shortest training", "minutes", costs, "{:.0f} min"),
     ]
     told = " and ".join(filter(None, least))
     return text + (f" Of these, {told}." if told else "")
 
 
-def _least(what: str, values: dict[str, float | None], form: str) -> str:
-    """Whose value is the least, if all are known and it is a tenth below the next."""
-    known = sorted((value, name) for name, value in values.items() if value is not None)
-    if len(known) < len(values) or known[0][0] > 0.9 * known[1][0]:
+def _least(what: str, key: str, costs: dict[str, dict[str, Measured]], form: str) -> str:
+    """Which set costs the least by `key`, if that is known of all and it is a tenth below the next."""
+    known = sorted((cost[key].value, name) for name, cost in costs.items() if key in cost)
+    if len(known) < len(costs) or known[0][0] > 0.9 * known[1][0]:
         return ""
     return f"{known[0][1]} has the {what} ({form.format(known[0][0])}, the next {form.format(known[1][0])})"
 
@@ -147,9 +176,11 @@ def _copied_by(test: str, key: str, found: Findings, name: str) -> str:
     if unseen.value > 0:
         doubt = ": no sign of copying" if shares[name].low <= unseen.high else ""
         text += f", as {unseen.value:.1%} of the held-out photos are, which are none{doubt}"
-    through = found.through_autoencoder and found.through_autoencoder.figures[key].value
-    if through is not None and through < SURE_CONTROL:
-        text += f" (copies may escape it: of training images through the autoencoder it finds only {through:.0%})"
+    harder = {AUGMENTED: found.augmented} | ({DECODED: found.through_autoencoder} if found.through_autoencoder else {})
+    escaped = {name: control.figures[key].value for name, control in harder.items()}
+    missed = [f"{share:.0%} of {name}" for name, share in escaped.items() if share < SURE_CONTROL]
+    if missed:
+        text += f" (copies may escape it: it finds only {' and '.join(missed)})"
     above = [f"{one} ({share.value:.1%})" for one, share in shares.items() if share.low > unseen.high]
     told = f" More of them than held-out photos have: {', '.join(above)}." if above and len(shares) > 1 else ""
     return text + "." + told

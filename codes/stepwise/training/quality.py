@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from stepwise.data.augment import Augment
+from stepwise.data.folders import load_image, reading_size
 from stepwise.data.image_sets import ImageSet
 from stepwise.evaluation import classifier, distances, inception, memorization, sliced_wasserstein
-from stepwise.evaluation.intervals import Measured, of_difference, of_distance, of_mean, of_share
+from stepwise.evaluation.intervals import Measured, of_difference, of_distance, of_share
 from stepwise.evaluation.measures import PUBLISHED
-from stepwise.evaluation.reconstruction import lpips, psnr, ssim
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import fit_square, to_tensor, to_uint8
 from stepwise.foundation.seeds import numpy_rng
+from stepwise.training.decoding import decoded, latents, resized
 from stepwise.training.pretrained import FrozenVAE
 
 FEWEST = 8  # images that a distance between two sets needs: its halves must have neighbours to look at
+FEWEST_FOR_DENSITY = 2 * (distances.NEIGHBOURS + 1)  # held-out ones: halves of them with all neighbours
 PIXEL_SPACE = 32
+OFF_CENTRE = (0.25, 0.375, 0.625, 0.75)  # of the longer side's slack, of which 3B's augmentations use the middle half
 SPACES = {"pixel": "at 32 px", "latent": "in the VAE's latent space"}
 
 
@@ -77,13 +81,24 @@ class Judge:
         self.held_out_features = self.features(held_out.images) if self.features else None
         self.held_out_patches = sliced_wasserstein.patches(held_out.images, settings.seed)
         self.real_right = self._right(self.real_nets) if settings.has_cas else None
-        self.spaces = {"pixel": _pixels} if settings.vae is None else {"pixel": _pixels, "latent": self._latents}
-        self.references, self.among_training = {}, {}
-        for name, space in self.spaces.items():
-            reference = np.stack([space(part) for part in memorization.variants(self.distinct.images)])
-            self.references[name] = reference
+        self.spaces = {"pixel": _pixels}
+        if (vae := settings.vae) is not None:
+            self.spaces["latent"] = lambda images: latents(images, vae)
+        self.references, self.among_training = self._references(), {}
+        for name, reference in self.references.items():
             self.among_training[name] = memorization.neighbours(reference[0], reference, leave_out_self=True)
         self.unseen = self._neighbours(held_out.images)
+
+    def _references(self) -> dict[str, np.ndarray]:
+        """All that a copy of a training image may look like, in each space [V, M, D]; the first of V: as it is."""
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.spaces}
+        beside = OFF_CENTRE if self.distinct.oblong else ()  # 3B's augmentations take these squares as well
+        off_centre = (memorization.variants(self.distinct.off_centre(share), few=True) for share in beside)
+        for variant in chain(memorization.variants(self.distinct.images), *off_centre):
+            self.settings.check()
+            for name, space in self.spaces.items():
+                parts[name].append(space(variant))
+        return {name: np.stack(part) for name, part in parts.items()}
 
     def judge(self, generated: ImageSet) -> Result:
         """Every measure of `generated`; what a measure lacks is said in `skipped`, the others are made."""
@@ -105,21 +120,30 @@ class Judge:
 
     def copies(self) -> Result:
         """The control that memorization must find: noisy copies of training images."""
-        result = Result()
-        copies = memorization.noisy_copies(self.train.images, self._rng("copies"))
-        self._memorization(self._neighbours(copies), result)
-        return result
+        return self._control([memorization.noisy_copies(self.train.images, self._rng("copies"))])
+
+    def augmented(self) -> Result:
+        """The control that tells of a copied crop: the training images as 3B sees them by its default augmentation."""
+        size = self.train.images.shape[1]
+        augment = Augment("light", size, self.settings.seed, "control-augment")
+
+        def part(start: int) -> np.ndarray:
+            paths = enumerate(self.train.paths[start : start + memorization.AT_ONCE], start)
+            return np.stack([augment(load_image(path, reading_size(size)), 1, i) for i, path in paths])
+
+        return self._control(part(start) for start in range(0, len(self.train), memorization.AT_ONCE))
 
     def through_autoencoder(self) -> Result | None:
         """The control nearest to a real copy: what the autoencoder makes of the training images, some at a time."""
         vae, images, step = self.settings.vae, self.train.images, memorization.AT_ONCE
         if vae is None:
             return None
-        result, parts = Result(), []
-        for start in range(0, len(images), step):
-            x = to_tensor(_resized(images[start : start + step], vae.image_size))
-            parts.append(self._neighbours(to_uint8(_decoded(vae, x))))
-        self._memorization({name: memorization.joined([part[name] for part in parts]) for name in self.spaces}, result)
+        return self._control(decoded(images[start : start + step], vae) for start in range(0, len(images), step))
+
+    def _control(self, parts: Iterable[np.ndarray]) -> Result:
+        """How many of these images count as copies; they are given a part at a time, uint8 [n, S, S, 3]."""
+        result, found = Result(), [self._neighbours(part) for part in parts]
+        self._memorization({name: memorization.joined([part[name] for part in found]) for name in self.spaces}, result)
         return result
 
     def _cas(self, generated: ImageSet, result: Result) -> None:
@@ -183,6 +207,12 @@ class Judge:
             "density": (lambda a, b: distances.density_coverage(a, b)[0], (0, np.inf)),
             "coverage": (lambda a, b: distances.density_coverage(a, b)[1], (0, 1)),
         }
+        if sizes[2] < FEWEST_FOR_DENSITY:
+            result.skipped.append(
+                f"Density and coverage need {FEWEST_FOR_DENSITY} held-out images, so that one has "
+                f"{distances.NEIGHBOURS} neighbours in each half of them; there are {sizes[2]}."
+            )
+            del measures["density"], measures["coverage"]
         for name, (measure, bounds) in measures.items():
             self.settings.check()
             share = name not in PUBLISHED
@@ -212,30 +242,10 @@ class Judge:
             result.figures[f"memorized_{name}"] = of_share(found.memorized, self._rng("memorized"))
             real = memorization.authentic(found, self.among_training[name])
             result.figures[f"authpct_{name}"] = of_share(real, self._rng("authentic"))
-            z = memorization.data_copying(found, self.unseen[name])
-            result.figures[f"ct_{name}"] = Measured(z, z, z)
-
-    def _latents(self, images: np.ndarray) -> np.ndarray:
-        vae = self.settings.vae
-        assert vae is not None
-        parts = vae.parts(to_tensor(_resized(images, vae.image_size)))
-        return np.concatenate([vae.encode(part)[0].flatten(1).cpu().numpy() for part in parts])
+            result.figures[f"ct_{name}"] = memorization.data_copying(found, self.unseen[name], self._rng("ct"))
 
     def _rng(self, name: str) -> np.random.Generator:
         return numpy_rng(self.settings.seed, "quality", name)
-
-
-def reconstruction(held_out: ImageSet, vae: FrozenVAE, seed: int) -> tuple[Result, np.ndarray]:
-    """PSNR, SSIM and (where its weights can be had) LPIPS of `vae` on the held-out images, and its pictures of them."""
-    x = to_tensor(_resized(held_out.images, vae.image_size))
-    x_hat = _decoded(vae, x)
-    result = Result()
-    for name, measure in (("psnr", psnr), ("ssim", ssim), ("lpips", lpips)):
-        try:
-            result.figures[name] = of_mean(measure(x_hat, x).numpy(), numpy_rng(seed, "quality", name))
-        except UserError as error:
-            result.skipped.append(f"{name.upper()} was left out. {' '.join(str(error).split())}")
-    return result, to_uint8(x_hat)
 
 
 def _inception(settings: Settings) -> tuple[torch.nn.Module | None, str]:
@@ -263,14 +273,5 @@ def _features(
     return (lambda images: classifier.features(nets[0], images, settings.device)) if nets else None
 
 
-def _decoded(vae: FrozenVAE, x: torch.Tensor) -> torch.Tensor:
-    """`x` through the autoencoder, [N, 3, S, S] in [-1, 1], in parts that fit into memory."""
-    return torch.cat([vae.decode(vae.encode(part)[0]).cpu() for part in vae.parts(x)])
-
-
 def _pixels(images: np.ndarray) -> np.ndarray:
-    return _resized(images, PIXEL_SPACE).reshape(len(images), -1).astype(np.float32)
-
-
-def _resized(images: np.ndarray, size: int) -> np.ndarray:
-    return images if images.shape[1] == size else np.stack([fit_square(image, size) for image in images])
+    return resized(images, PIXEL_SPACE).reshape(len(images), -1)

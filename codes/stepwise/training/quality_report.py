@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from stepwise.data.image_sets import AUTOENCODER, COPIES, DECODED, HELD_OUT, TRAIN
+from stepwise.data.image_sets import AUGMENTED, AUTOENCODER, COPIES, DECODED, HELD_OUT, TRAIN
 from stepwise.evaluation import figures, report
+from stepwise.evaluation.intervals import Measured
 from stepwise.evaluation.measures import IN_TABLE, MEMORIZATION, ON_FEATURES
 from stepwise.foundation.paths import make_folder, write_atomically
-from stepwise.training.conclusion import Findings, conclude
+from stepwise.training.conclusion import COSTS, Findings, conclude
 from stepwise.training.quality import SPACES, Result
 
+IN_FIGURE = ("cas", "cas_both", "kid", "swd", "coverage", "memorized_pixel")  # and COSTS that all sets have
 COLUMNS = 8
 SUSPECTS = 8
 
@@ -30,18 +32,19 @@ def write_all(folder: Path, found: Findings, title: str, made: str, seed: int) -
     write_atomically(folder / "metrics.json", [(json.dumps(document, indent=2) + "\n").encode()])
     _write_csv(folder / "metrics.csv", found)
     keys = [key for key in IN_TABLE if any(key in result.figures for result in found.results.values())]
+    costs = [key for key in COSTS if any(key in known for known in found.costs.values())]
     copying = [key for key in MEMORIZATION if key in found.floors.figures]
-    named = found.measures
-    columns = [report.column(one.name, one.about, found.results[one.name].figures, named) for one in found.candidates]
+    named, shown = found.measures, _with_costs(found)
+    columns = [report.column(one.name, one.counts, shown[one.name], named) for one in found.candidates]
     columns.append(report.column("real images", _about_real(found), found.floors.figures, named, floor=True))
     fid = found.floors.figures.get("fid")
     content = {
         "title": title,
         "made": made,
         "conclusion": conclusion,
-        "tables": [keys, copying],
+        "tables": [keys + costs, copying],
         "columns": columns,
-        "defined": keys + copying + list(found.reconstruction.figures if found.reconstruction else []),
+        "defined": keys + costs + copying + list(found.reconstruction.figures if found.reconstruction else []),
         "fid_warning": fid
         and f"FID at this number of images is mostly the number of images: real training images themselves score "
         f"{fid.value:.1f} against the held-out ones. Compare sets by KID; features: {found.features}.",
@@ -65,6 +68,11 @@ def _remove_figures_of_before(folder: Path) -> None:
     of_sets = [f"{kind}_{name}" for name in _file_names(names).values() for kind in ("samples", "suspects")]
     for name in (*of_sets, *(f"memorization_{space}" for space in SPACES), "reconstructions"):
         (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+
+
+def _with_costs(found: Findings) -> dict[str, dict[str, Measured]]:
+    """For each set its measures and what its models took, as far as that is known."""
+    return {name: result.figures | found.costs[name] for name, result in found.results.items()}
 
 
 def _about_real(found: Findings) -> str:
@@ -95,37 +103,47 @@ def _document(found: Findings, title: str, made: str, conclusion: str) -> dict[s
         "sets": sets,
         "floor": found.floors.plain(),
         "control_copies": found.copies.plain(),
+        "control_augmented": found.augmented.plain(),
         "control_through_autoencoder": found.through_autoencoder.plain() if found.through_autoencoder else None,
         "reconstruction": found.reconstruction.plain() if found.reconstruction else None,
+        "reconstruction_floor": found.reconstruction_floor.plain() if found.reconstruction_floor else None,
         "notes": found.notes,
     }
 
 
 def _write_csv(path: Path, found: Findings) -> None:
-    """One line a figure: set, measure, value, its interval, the floor, and the network whose features it is on."""
+    """One line a figure: set, measure, value, its interval, the floor, and the network whose features it is on.
+
+    `parameters` are counted one by one here, as in metrics.json.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["set", "measure", "value", "low", "high", "floor", "features"])
     groups = {name: result.figures for name, result in found.results.items()}
-    groups |= {TRAIN: found.floors.figures, COPIES: found.copies.figures}
+    groups |= {TRAIN: found.floors.figures, COPIES: found.copies.figures, AUGMENTED: found.augmented.figures}
     if found.through_autoencoder:
         groups[DECODED] = found.through_autoencoder.figures
     if found.reconstruction:
         groups[AUTOENCODER] = found.reconstruction.figures
+    floors = found.floors.figures | (found.reconstruction_floor.figures if found.reconstruction_floor else {})
     for name, measured in groups.items():
         for key, value in measured.items():
-            floor = found.floors.figures.get(key)
+            floor = floors.get(key)
             net = ("CNN" if found.cnn_features else "Inception") if key in ON_FEATURES else ""
             writer.writerow([name, key, value.value, value.low, value.high, floor.value if floor else "", net])
+    for one in found.candidates:
+        costs = {"parameters": one.parameters, "minutes": one.minutes}
+        writer.writerows([one.name, key, *[cost] * 3, "", ""] for key, cost in costs.items() if cost is not None)
     write_atomically(path, [text.getvalue().encode()])
 
 
 def _figures(folder: Path, found: Findings) -> dict[str, list[dict[str, str]]]:
     shown: dict[str, list[dict[str, str]]] = {"overview": [], "samples": [], "memorization": [], "reconstruction": []}
     files = _file_names([candidate.name for candidate in found.candidates])
-    rows = {name: result.figures for name, result in found.results.items()}
+    rows = _with_costs(found)
     path = folder / "comparison.png"
-    panels = {key: found.measures[key] for key in ("cas", "cas_both", "kid", "swd", "coverage", "memorized_pixel")}
+    known = [key for key in COSTS if all(key in figures for figures in rows.values())]
+    panels = {key: found.measures[key] for key in (*IN_FIGURE, *known)}
     figures.bars(path, panels, rows, found.floors.figures)
     shown["overview"].append(report.figure(path, "The sets side by side; thin lines are 95 % intervals."))
     for candidate in found.candidates:
@@ -164,13 +182,15 @@ def _figures(folder: Path, found: Findings) -> dict[str, list[dict[str, str]]]:
 MEANING = {
     HELD_OUT: "no copies: they should hardly count as any; a set is suspicious above this",
     COPIES: "copies with a little noise, half of them mirrored: about all should be found, or the test is blind here",
+    AUGMENTED: "crops of 80 to 100 % of the area, half of them mirrored, as --augment light shows training images to a "
+    "model: what is not found of them, a model that copies could draw unnoticed",
     DECODED: "what a model that copies perfectly could draw: about all should be found, or real copies may escape",
 }
 
 
 def _controlled(found: Findings) -> dict[str, Result]:
     """The sets of which it is known whether they are copies."""
-    controls = {HELD_OUT: found.floors, COPIES: found.copies}
+    controls = {HELD_OUT: found.floors, COPIES: found.copies, AUGMENTED: found.augmented}
     return controls | ({DECODED: found.through_autoencoder} if found.through_autoencoder else {})
 
 
@@ -188,10 +208,14 @@ def _reconstruction_line(found: Findings) -> str:
     if found.reconstruction is None:
         return ""
     named = found.measures
-    parts = [
-        f"{named[key].title} {named[key].with_interval(value)}" for key, value in found.reconstruction.figures.items()
-    ]
-    return "On held-out images: " + ", ".join(parts) + "."
+
+    def told(result: Result) -> str:
+        return ", ".join(f"{named[key].title} {named[key].with_interval(one)}" for key, one in result.figures.items())
+
+    text = f"On held-out images: {told(found.reconstruction)}."
+    if found.reconstruction_floor is None:
+        return text
+    return f"{text} For comparison, on training images: {told(found.reconstruction_floor)}."
 
 
 def _file_names(names: list[str]) -> dict[str, str]:
