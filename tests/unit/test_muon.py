@@ -7,7 +7,7 @@ from torch import nn
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
 from stepwise.training.learner import Learner
-from stepwise.training.muon import RMS, Muon, matrices_of, orthogonalised
+from stepwise.training.muon import RMS, Muon, by_products, by_squares, matrices_of, orthogonalised
 
 CPU = Device(torch.device("cpu"), None)
 
@@ -22,10 +22,20 @@ def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
     assert torch.linalg.matrix_norm(found - u @ v, 2).max() < 0.4  # the same singular vectors
 
 
+def test_both_ways_are_one() -> None:
+    """On matrices as gradients are: a few directions, and all the others thousands of times weaker."""
+    generator = torch.Generator().manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(3, 128, 1152, generator=generator), full_matrices=False)
+    x = u @ torch.diag_embed(torch.logspace(-0.5, -4.5, 128)) @ v
+    wanted = by_products(x.double()).float()
+    for way in (by_products, by_squares):
+        torch.testing.assert_close(way(x), wanted, rtol=0, atol=2e-4)
+
+
 def test_a_step_has_the_size_of_adamw_s() -> None:
     weight = nn.Parameter(torch.zeros(32, 16, 3, 3))
     weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    Muon([weight], 0.01, dtype=torch.float32).step()
+    Muon([weight], 0.01).step()
     assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.01 * RMS, rel=0.2)
     assert float((weight.detach() * weight.grad).sum()) < 0
 
@@ -37,7 +47,7 @@ def test_layers_and_layouts_do_not_matter() -> None:
         weights = [nn.Parameter(torch.zeros(16, 16, 3, 3).to(memory_format=memory)) for _ in range(count)]
         for number, weight in enumerate(weights):
             weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
-        Muon(weights, 0.1, dtype=torch.float32).step()
+        Muon(weights, 0.1).step()
         return weights[0].detach()
 
     alone = stepped(1, torch.contiguous_format)

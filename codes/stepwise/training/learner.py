@@ -58,8 +58,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             others, lr=lr, betas=betas, weight_decay=weight_decay, fused=device.type != "mps"
         )
-        dtype = torch.bfloat16 if device.dtype == torch.bfloat16 else torch.float32
-        self.muon = Muon(matrices, lr, dtype=dtype) if matrices else None
+        self.muon = Muon(matrices, lr) if matrices else None
         self._optimizers = [self.optimizer, *([self.muon] if matrices else [])]
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.needs_scaler)
         # fused AdamW reads a flag on the device and leaves the weights alone; otherwise the CPU must look and decide
