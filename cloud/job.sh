@@ -92,7 +92,7 @@ train() {  # train OUTPUT_DIR SCRIPT FLAGS...
     trap 'pass_on TERM' TERM INT
     "${command[@]}" "$2" --output-dir "$output" --base-dir "$BASE_DIR" --device "$DEVICE" --resume auto "${@:3}" &
     started=$!
-    sleep 0.2 || :  # until it is the command: a copy of this shell would lose a signal
+    sleep 0.2 || sleep 0.2 || :  # until it is the command: a copy of this shell would lose it (a sleep may get one too)
     child=$started
     if [ -n "$early" ]; then pass_on "$early"; fi
     while  # a signal ends `wait` early, with a code of its own

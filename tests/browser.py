@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def _runs(program: str) -> bool:
+    """Not so a stub that only tells how to install the browser."""
+    return subprocess.run([program, "--version"], capture_output=True, timeout=60).returncode == 0
+
+
+PROGRAM = next(filter(_runs, filter(None, map(shutil.which, NAMES))), None)
 PATIENCE = 60.0  # seconds of silence
 _START = """
 import os, sys
@@ -43,6 +50,13 @@ class Browser:
         os.close(ours)
         self.count, self.buffer, self.session = 0, b"", {}
         self.events: list[dict[str, Any]] = []
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         page = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self.session = {"sessionId": self.ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]}
         for domain in ("Page", "Runtime", "Log"):

@@ -47,7 +47,7 @@ def test_a_signal_to_a_training_that_just_starts_reaches_it(
     tmp_path: Path, at: str, nth: int, name: str, code: int
 ) -> None:
     trains = f'if [ ! -e "{tmp_path}/first" ] && [ {nth} = 2 ]; then touch "{tmp_path}/first"; exit; fi\n'
-    trains += "sleep 5\necho untouched >> $notes"
+    trains += "sleep 5 > /dev/null 2>&1\necho untouched >> $notes"
     assert run(tmp_path, trains, at=at, nth=nth, name=name) == (code, [])
 
 

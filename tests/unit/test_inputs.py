@@ -43,12 +43,12 @@ def test_a_given_file_is_one(tmp_path: Path) -> None:
         inputs.checkpoint_to_resume(Namespace(base_dir=str(tmp_path), resume="absent"))
 
 
-def test_the_first_start_looks_for_the_checkpoint_and_a_restart_may_have_outlived_it(
+def test_one_process_looks_for_the_checkpoint_early_and_under_torchrun_it_comes_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = Namespace(base_dir=str(tmp_path), resume="absent")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     with pytest.raises(UserError, match="--resume auto"):
         inputs.look_for_checkpoint(given)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     inputs.look_for_checkpoint(given)

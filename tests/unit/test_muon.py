@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,9 +86,20 @@ def test_only_matrices_with_many_directions() -> None:
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_it_learns_and_a_bad_step_changes_nothing(waits: bool) -> None:
-    made = learner(waits)
+    changes_nothing_when_bad(learner(waits))
+
+
+def test_with_loss_scaling_too() -> None:
+    made = Learner(net(), {"kind": "test"}, replace(CPU, dtype=torch.float16), lr=0.01, ema_decay=0.9, muon=True)
+    scale = made.scaler.get_scale()
+    changes_nothing_when_bad(made)
+    assert scale > 1 and made.scaler.get_scale() < scale
+
+
+def changes_nothing_when_bad(made: Learner) -> None:
     losses = [step(made, number=number) for number in range(30)]
     assert losses[-1] < 0.7 * losses[0]
+    assert made.updates == 30
     before, momentum = weights(made), copy.deepcopy(made.muon.state_dict()["state"])
     step(made, float("nan"))
     assert all(torch.equal(a, b) for a, b in zip(weights(made), before, strict=True))

@@ -6,7 +6,7 @@ a copy of what augmentation makes of an image is a copy as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -66,15 +66,15 @@ def variants(images: np.ndarray, *, few: bool = False) -> Iterator[np.ndarray]:
         yield picture[:, :, ::-1]
 
 
-def neighbours(vectors: np.ndarray, reference: np.ndarray, *, leave_out_self: bool = False) -> Neighbours:
-    """Of `vectors` [N, D] in `reference` [V, M, D]: V variants of M >= 2 training images.
+def neighbours(vectors: np.ndarray, reference: Sequence[np.ndarray], *, leave_out_self: bool = False) -> Neighbours:
+    """Of `vectors` [N, D] in `reference`, V variants [M, D] of M >= 2 training images.
 
     With `leave_out_self`, vector i is training image i and its own variants do not count.
     """
     found = []
     for start in range(0, len(vectors), AT_ONCE):  # [N, M] distances of a large set would not fit into memory
         queries = _tensor(vectors[start : start + AT_ONCE])
-        distance = torch.full((len(queries), reference.shape[1]), torch.inf, dtype=torch.float64)
+        distance = torch.full((len(queries), len(reference[0])), torch.inf, dtype=torch.float64)
         variant = torch.zeros(distance.shape, dtype=torch.uint8)
         for number, part in enumerate(reference):
             of_part = torch.cdist(queries, _tensor(part), compute_mode="use_mm_for_euclid_dist")

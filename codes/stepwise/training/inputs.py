@@ -65,6 +65,6 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
 
 
 def look_for_checkpoint(args: argparse.Namespace) -> None:
-    """Raises UserError if --resume names no file; but a run that torchrun has restarted may have outlived it."""
-    if not torchrun.restarts():
+    """Raises UserError if --resume names no file; under torchrun later, as a run that it restarts may outlive it."""
+    if not torchrun.job():
         checkpoint_to_resume(args)

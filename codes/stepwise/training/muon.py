@@ -55,7 +55,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    x = by_squares(x) if x.device.type == "cpu" else by_products(x)
+    wide = x.shape[2] >= 2 * x.shape[1]
+    x = by_squares(x) if x.device.type == "cpu" and wide else by_products(x)
     return x.mT if tall else x
 
 
@@ -74,12 +75,13 @@ def by_squares(x: Tensor) -> Tensor:
     In full float32 only, as an error of x x^T grows twelvefold a repeat; on a GPU TF32 would be too coarse.
     """
     a, b, c = COEFFICIENTS
-    square, factor = torch.bmm(x, x.mT), None
+    square, part, factor = torch.bmm(x, x.mT), None, None
     for _ in range(REPEATS):
+        if part is not None:
+            square = torch.bmm(torch.bmm(part, square), part)
         part = torch.baddbmm(square, square, square, beta=b, alpha=c)
         part.diagonal(dim1=1, dim2=2).add_(a)
         factor = part if factor is None else torch.bmm(part, factor)
-        square = torch.bmm(torch.bmm(part, square), part)
     return torch.bmm(factor, x)
 
 

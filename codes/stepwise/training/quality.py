@@ -89,8 +89,8 @@ class Judge:
             self.among_training[name] = memorization.neighbours(reference[0], reference, leave_out_self=True)
         self.unseen = self._neighbours(held_out.images)
 
-    def _references(self) -> dict[str, np.ndarray]:
-        """All that a copy of a training image may look like, in each space [V, M, D]; the first of V: as it is."""
+    def _references(self) -> dict[str, list[np.ndarray]]:
+        """All that a copy of a training image may look like, in each space V times [M, D]; the first one as it is."""
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.spaces}
         beside = OFF_CENTRE if self.distinct.oblong else ()  # 3B's augmentations take these squares as well
         off_centre = (memorization.variants(self.distinct.off_centre(share), few=True) for share in beside)
@@ -98,7 +98,7 @@ class Judge:
             self.settings.check()
             for name, space in self.spaces.items():
                 parts[name].append(space(variant))
-        return {name: np.stack(part) for name, part in parts.items()}
+        return parts
 
     def judge(self, generated: ImageSet) -> Result:
         """Every measure of `generated`; what a measure lacks is said in `skipped`, the others are made."""
