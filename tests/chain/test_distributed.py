@@ -242,15 +242,18 @@ def test_torchrun_restarts_a_run_whose_process_died_and_then_gives_up(torchrun: 
     last = tmp_path / "run/last.pt"
     try:
         for kill in range(2):
+            wait_for(lambda: len(workers_of(job.pid)) == 2)  # of the second attempt, as the first one's are gone
+            workers = workers_of(job.pid)
             before = last.stat().st_mtime_ns if last.exists() else 0
             wait_for(lambda before=before: last.exists() and last.stat().st_mtime_ns > before)
-            workers = workers_of(job.pid)
-            assert len(workers) == 2
             killed = time.monotonic()
             os.kill(workers[kill], signal.SIGKILL)
+            wait_for(lambda workers=workers: not set(workers) & set(workers_of(job.pid)))
         job.wait(60)
         assert time.monotonic() - killed < 60
     finally:
+        if job.poll() is None:
+            os.kill(job.pid, signal.SIGSTOP)  # or it would start others meanwhile
         for worker in workers_of(job.pid):
             os.kill(worker, signal.SIGKILL)
         job.kill()
