@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import DENOISER_FLAGS
 from launch import REPOSITORY, SCRIPTS, cold
@@ -14,6 +15,7 @@ from stepwise.foundation import checkpoints
 LENGTHS = REPOSITORY / "benchmarks" / "ema_lengths.py"
 
 
+@pytest.mark.slow
 def test_lengths_of_one_run(images: Path, vae: Path, tmp_path: Path) -> None:
     files = ("--vae-checkpoint", vae / "best_model.pt", "--image-dir", images, *DENOISER_FLAGS, "--epochs", 4)
     flags = ("--decays", 0, 0.5, 0.9, "--output-dir", tmp_path)
