@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from stepwise.data.augment import Augment
-from stepwise.data.batches import AugmentedImages, Order, loader, processes_here, room_for_images, useful_workers
+from stepwise.data.batches import AugmentedImages, Order, loader, room_for_images, useful_workers
 from stepwise.data.folders import ROOM, ImageFiles
 from stepwise.foundation.errors import UserError
+from stepwise.foundation.torchrun import processes_here
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (13, 4), (7, 7), (9, 5)])

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import PIL
 
-from stepwise.foundation.images import fit_square
+from stepwise.foundation.images import fit_square, square_at
 from stepwise.foundation.seeds import derive, numpy_rng
 
 cv2.setNumThreads(0)
@@ -80,11 +80,7 @@ class Augment:
 
     def _square(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
         """A square as large as the image allows, somewhere in the middle half of the longer side's slack."""
-        height, width = image.shape[:2]
-        side = min(height, width)
-        share = 0.25 + 0.5 * numpy_rng(self.seed, self.stream, "square", epoch, index).random()
-        top, left = round((height - side) * share), round((width - side) * share)
-        return image[top : top + side, left : left + side]
+        return square_at(image, 0.25 + 0.5 * numpy_rng(self.seed, self.stream, "square", epoch, index).random())
 
 
 def _nothing(size: int) -> None:

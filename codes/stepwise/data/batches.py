@@ -17,6 +17,7 @@ from stepwise.data.augment import Augment
 from stepwise.data.folders import ROOM
 from stepwise.foundation.errors import STOP_SIGNALS, UserError
 from stepwise.foundation.seeds import numpy_rng
+from stepwise.foundation.torchrun import processes_here
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,6 @@ def useful_workers(wanted: int, processes: int = 1) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(wanted, max(1, cores // processes))
-
-
-def processes_here() -> int:
-    """Processes of this run on this machine, as torchrun says."""
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def room_for_images(num_workers: int) -> int:

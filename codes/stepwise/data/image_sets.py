@@ -12,7 +12,7 @@ from PIL import Image
 from stepwise.data.classes import by_name
 from stepwise.data.folders import CAPTION_START, CLASS_PREFIX, list_entries, load_image, no_images, read_captions
 from stepwise.foundation.errors import UserError
-from stepwise.foundation.images import IMAGES, BadImage, decode, fit_square, is_image_name
+from stepwise.foundation.images import IMAGES, BadImage, decode, fit_square, is_image_name, square_at
 from stepwise.foundation.paths import printable
 
 FOLDER_SUFFIX = "_individual"
@@ -53,15 +53,8 @@ class ImageSet:
 
     def off_centre(self, share: float) -> np.ndarray:
         """The squares at `share`, 0 to 1, of what the longer side has too much, read from the files; as `images`."""
-
-        def square(path: Path) -> np.ndarray:
-            image = load_image(path, None)
-            height, width = image.shape[:2]
-            side = min(height, width)
-            top, left = round((height - side) * share), round((width - side) * share)
-            return fit_square(image[top : top + side, left : left + side], self.images.shape[1])
-
-        return np.stack([square(path) for path in self.paths])
+        size = self.images.shape[1]
+        return np.stack([fit_square(square_at(load_image(path, None), share), size) for path in self.paths])
 
 
 def split_name(text: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stepwise.foundation import torchrun
 from stepwise.foundation.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -64,7 +65,7 @@ def choose(name: str, mixed_precision: bool = True) -> Device:
     idle_gpu = name in ("auto", "cuda") and not cuda and shows_nvidia_gpu()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
-        if idle_gpu and os.environ.get("RANK", "0") == "0":  # of several processes the first one says it
+        if idle_gpu and torchrun.is_first():
             print(f"Note: the CPU computes. {_why_idle()}", file=sys.stderr)
     if name == "cuda" and idle_gpu:
         raise UserError(f"--device cuda: {_why_idle()}")
@@ -72,8 +73,7 @@ def choose(name: str, mixed_precision: bool = True) -> Device:
         raise UserError(f"--device {name}: this machine (or this torch build) has none.\nUse --device auto or cpu.")
     device = torch.device(name)
     if name == "cuda":
-        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-        device = torch.device(name, int(os.environ.get("LOCAL_RANK", 0)) if several else 0)  # one GPU a process
+        device = torch.device(name, int(os.environ["LOCAL_RANK"]) if torchrun.several() else 0)  # one GPU a process
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = mixed_precision  # 10 bits of mantissa instead of 23
         torch.backends.cudnn.allow_tf32 = mixed_precision

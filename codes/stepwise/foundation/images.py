@@ -209,6 +209,14 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
 
 
+def square_at(image: np.ndarray, share: float) -> np.ndarray:
+    """The largest square of `image`, [H, W, 3], at `share`, 0 to 1, of what the longer side has too much."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = round((height - side) * share), round((width - side) * share)
+    return image[top : top + side, left : left + side]
+
+
 def at_once(size: int) -> int:
     """How many images of this size a network or a measure is given together: of 128 px 32, SSIM taking 13 MiB each."""
     return max(1, 32 * 128**2 // size**2)

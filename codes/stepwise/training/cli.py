@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from stepwise.foundation import torchrun
 from stepwise.foundation.errors import STOP_SIGNALS, Interrupted, UserError
-from stepwise.training import torchrun
 from stepwise.training.config import config_flags, did_you_mean
 
 OUT_OF_MEMORY_ADVICE = (

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
+from stepwise.foundation import torchrun
 from stepwise.foundation.devices import Device
 from stepwise.foundation.errors import UserError
-from stepwise.training import torchrun
 
 T = TypeVar("T")
 # A process that dies is noticed by torchrun, at once. One that hangs in a step or in validating (a GPU's error) is

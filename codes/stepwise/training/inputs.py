@@ -6,9 +6,9 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from stepwise.foundation import torchrun
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import resolve
-from stepwise.training import torchrun
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from stepwise.foundation import torchrun
 from stepwise.foundation.checkpoints import BadCheckpoint, load
 from stepwise.foundation.errors import UserError
 from stepwise.foundation.paths import write_atomically
 from stepwise.foundation.runs import RunFolder
-from stepwise.training import inputs, torchrun
+from stepwise.training import inputs
 from stepwise.training.distributed import World
 
 JOB_FILE = ".run.job"

@@ -16,6 +16,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes_here() -> int:
+    """Processes of this run on this machine."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def restarts() -> int:
     """How often torchrun has started the processes of this machine anew."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
