@@ -230,7 +230,7 @@ def torchrun(images: Path, vae: Path, tmp_path: Path) -> list[str]:
 def workers_of(parent: int) -> list[int]:
     """The process numbers of torchrun's workers."""
     found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
     )
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "3B-" in line]
 
