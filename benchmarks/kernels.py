@@ -1,9 +1,10 @@
-"""The parts of a step that have a way of their own on a CPU, beside torch's: attention, group norm, memory.
+"""The parts of a step that have a way of their own on a CPU, beside torch's: attention, group norm, packing, memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/kernels.py
+    OMP_NUM_THREADS=1 python benchmarks/kernels.py [attention] [group_norm] [packing] [memory]
 
-Prints Markdown tables: milliseconds forward and backward, medians of turns taken one after the other, and for the
-memory of freed tensors seconds of a step of 3A with and without what `devices.choose` asks of glibc.
+Prints Markdown tables: milliseconds forward and backward (of packed weights forward only, of the whole U-Net), medians
+of turns taken one after the other, and for the memory of freed tensors seconds of a step of 3A with and without what
+`devices.choose` asks of glibc. Without names: all of them.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ WAYS = {"glibc as it comes": {}, "huge pages": {"THP_MEM_ALLOC_ENABLE": "1"}, "f
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
+    if sys.argv[1:2] and sys.argv[1] in WAYS:
         print(json.dumps(autoencoder_step(sys.argv[1])))
         return
+    parts = {"attention": attention, "group_norm": group_norm, "packing": packing, "memory": memory}
+    if unknown := set(sys.argv[1:]) - set(parts):
+        sys.exit(f"No part is called {', '.join(sorted(unknown))}. There are: {', '.join(parts)}.")
     import torch
 
     print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    attention()
-    group_norm()
-    memory()
+    for name in sys.argv[1:] or parts:
+        parts[name]()
 
 
 def attention() -> None:
@@ -77,7 +80,32 @@ def group_norm() -> None:
     print()
 
 
-def turns(ways: list[tuple[Callable, list]]) -> list[float]:
+def packing() -> None:
+    """A pass of 3C through 3B's default network at 64 px, in this processor's precision."""
+    import torch
+
+    from stepwise.foundation import devices
+    from stepwise.models import denoiser, packing, presets
+    from stepwise.training.pretrained import for_sampling
+
+    device = devices.choose("cpu")
+    nets = [denoiser.build(presets.unet((12, 8, 8), 96, 2, 0.1, 6)) for _ in range(2)]
+    pack, packing.pack = packing.pack, lambda layer: None
+    plain = for_sampling(nets[0], device, device.dtype)
+    packing.pack = pack
+    packed = for_sampling(nets[1], device, device.dtype)
+    print("| pass of the U-Net without gradients, latents | dtype | weights laid out in each | packed once | gain |")
+    print("|---|---|---|---|---|")
+    for batch in (16, 64):
+        inputs = [torch.randn(batch, 12, 8, 8), torch.full((batch,), 500), torch.zeros(batch, dtype=torch.long)]
+        with torch.inference_mode(), device.autocast():
+            theirs, own = turns([(plain, inputs), (packed, inputs)], backward=False)
+        dtype = str(device.dtype or torch.float32)[6:]
+        print(f"| {batch} | {dtype} | {theirs:.1f} | {own:.1f} | {theirs / own:.2f} x |")
+    print()
+
+
+def turns(ways: list[tuple[Callable, list]], backward: bool = True) -> list[float]:
     """Median milliseconds of each function of its tensors, forward and backward."""
     import torch
 
@@ -86,7 +114,8 @@ def turns(ways: list[tuple[Callable, list]]) -> list[float]:
         for (way, tensors), found in zip(ways, times, strict=True):
             started = time.perf_counter()
             y = way(*tensors)
-            y.backward(torch.ones_like(y))
+            if backward:
+                y.backward(torch.ones_like(y))
             found.append(1000 * (time.perf_counter() - started))
     return [statistics.median(found) for found in times]
 

@@ -6,19 +6,26 @@ from torch import nn
 
 from stepwise.models import packing
 
-needs_operators = pytest.mark.skipif(not packing.can_pack(), reason="this build of torch cannot pack")
+DTYPES = [
+    pytest.param(
+        dtype, marks=pytest.mark.skipif(not packing.can_pack(dtype), reason="this build of torch cannot pack"), id=name
+    )
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+]
 
 
-def pair(**options) -> tuple[nn.Conv2d, nn.Conv2d]:
+def pair(dtype: torch.dtype, **options) -> tuple[nn.Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
-    plain = nn.Conv2d(32, 48, **options).bfloat16().to(memory_format=torch.channels_last).requires_grad_(False)
-    packed = nn.Conv2d(32, 48, **options).bfloat16().to(memory_format=torch.channels_last).requires_grad_(False)
+    plain, packed = (
+        nn.Conv2d(32, 48, dtype=dtype, **options).to(memory_format=torch.channels_last).requires_grad_(False)
+        for _ in range(2)
+    )
     packed.load_state_dict(plain.state_dict())
     packing.pack(packed)
     return plain, packed
 
 
-@needs_operators
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "options",
     [
@@ -30,31 +37,31 @@ def pair(**options) -> tuple[nn.Conv2d, nn.Conv2d]:
     ],
     ids=str,
 )
-def test_the_same_to_the_bit(options: dict) -> None:
-    plain, packed = pair(**options)
+def test_the_same_to_the_bit(options: dict, dtype: torch.dtype) -> None:
+    plain, packed = pair(dtype, **options)
     assert packed.state_dict().keys() == plain.state_dict().keys()
     for batch, side in ((16, 8), (3, 8), (1, 17), (64, 4)):  # the first decides how the weights are laid out
         x = torch.randn(batch, 32, side, side)
-        for given in (x.bfloat16(), x.bfloat16().to(memory_format=torch.channels_last), x):
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for given in (x.to(dtype), x.to(dtype, memory_format=torch.channels_last), x):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
                 wanted, found = plain(given), packed(given)
             assert torch.equal(found, wanted) and found.dtype == wanted.dtype
             assert found.is_contiguous(memory_format=torch.channels_last)
     assert packed._conv_forward.weight.is_mkldnn
 
 
-@needs_operators
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("other", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}], ids=str)
-def test_other_kinds_of_padding_are_left_to_torch(other: dict) -> None:
-    plain, packed = pair(kernel_size=3, **other)
-    x = torch.randn(2, 32, 8, 8).bfloat16()
+def test_other_kinds_of_padding_are_left_to_torch(other: dict, dtype: torch.dtype) -> None:
+    plain, packed = pair(dtype, kernel_size=3, **other)
+    x = torch.randn(2, 32, 8, 8, dtype=dtype)
     assert "_conv_forward" not in packed.__dict__
     assert torch.equal(packed(x), plain(x))
 
 
 def test_where_torch_cannot_do_it_the_layer_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "can_pack", lambda: False)
-    plain, packed = pair(kernel_size=3, padding=1)
+    monkeypatch.setattr(packing, "can_pack", lambda dtype: False)
+    plain, packed = pair(torch.bfloat16, kernel_size=3, padding=1)
     x = torch.randn(2, 32, 8, 8).bfloat16()
     assert "_conv_forward" not in packed.__dict__
     assert torch.equal(packed(x), plain(x))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stepwise.foundation.devices import Device
-from stepwise.models import autoencoder, denoiser, presets
+from stepwise.models import autoencoder, denoiser, packing, presets
 from stepwise.models.unet import UNet
 from stepwise.training.pretrained import for_sampling
 
@@ -53,3 +53,27 @@ def test_without_lower_precision_nothing_is_rounded() -> None:
     device = Device(torch.device("cpu"), None)
     ready = for_sampling(NETS["autoencoder"](), device, None)
     assert {p.dtype for p in ready.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_convolutions_are_packed_on_a_cpu_and_only_in_the_precision_it_computes_in(dtype: torch.dtype | None) -> None:
+    for precision in (None, torch.bfloat16):
+        ready = for_sampling(NETS["unet"](), Device(torch.device("cpu"), dtype), precision)
+        packed = [isinstance(layer._conv_forward, packing._Packed) for layer in convolutions(ready)]
+        able = precision == dtype and packing.can_pack(dtype or torch.float32)
+        assert packed == [able] * len(packed)
+
+
+def test_packing_changes_nothing_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, found = Device(torch.device("cpu"), None), []
+    for pack in (packing.pack, lambda layer: None):
+        monkeypatch.setattr(packing, "pack", pack)
+        for kind in NETS:
+            torch.manual_seed(0)
+            found.append(outputs(for_sampling(NETS[kind](), device, None), device))
+    for packed, plain in zip(found[: len(NETS)], found[len(NETS) :], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(packed, plain, strict=True))
+
+
+def convolutions(net: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]

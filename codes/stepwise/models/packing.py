@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 
 def pack(layer: nn.Conv2d) -> None:
-    """Have `layer`, in bfloat16 on a CPU and no longer trained, keep its weights packed from its first input on.
+    """Have `layer`, on a CPU and no longer trained, keep its weights packed from its first input on.
 
     The results are the same to the bit. Its parameters stay as they are. Where that cannot be done, the layer
     works as it did.
     """
-    if can_pack() and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+    if can_pack(layer.weight.dtype) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
         layer._conv_forward = _Packed(layer)  # what nn.Conv2d.forward calls
 
 
-def can_pack() -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
     """Whether this processor and build of torch have what torch.compile uses for frozen weights on a CPU."""
     own = torch.ops.mkldnn
     operators = ("_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported")
     there = torch.backends.mkldnn.is_available() and all(hasattr(own, name) for name in operators)
-    return there and own._is_mkldnn_bf16_supported()
+    return there and (dtype == torch.float32 or (dtype == torch.bfloat16 and own._is_mkldnn_bf16_supported()))
 
 
 class _Packed:

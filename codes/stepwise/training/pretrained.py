@@ -168,9 +168,10 @@ def for_sampling(net: nn.Module, device: Device, precision: torch.dtype | None) 
     """
     memory = torch.channels_last if device.channels_last else torch.contiguous_format
     net = net.to(device.device, memory_format=memory).eval().requires_grad_(False)
+    packs = device.type == "cpu" and precision == device.dtype  # nothing is left for autocast to convert
     for layer in net.modules():
         if precision and isinstance(layer, nn.Conv2d | nn.Linear):
             layer.to(precision)
-        if precision == torch.bfloat16 and device.type == "cpu" and isinstance(layer, nn.Conv2d):
+        if packs and isinstance(layer, nn.Conv2d):
             packing.pack(layer)
     return net
