@@ -85,15 +85,14 @@ def packing() -> None:
     import torch
 
     from stepwise.foundation import devices
-    from stepwise.models import denoiser, packing, presets
+    from stepwise.models import denoiser, presets
     from stepwise.training.pretrained import for_sampling
 
     device = devices.choose("cpu")
-    nets = [denoiser.build(presets.unet((12, 8, 8), 96, 2, 0.1, 6)) for _ in range(2)]
-    pack, packing.pack = packing.pack, lambda layer: None
-    plain = for_sampling(nets[0], device, device.dtype)
-    packing.pack = pack
-    packed = for_sampling(nets[1], device, device.dtype)
+    config = presets.unet((12, 8, 8), 96, 2, 0.1, 6)
+    plain, packed = (for_sampling(denoiser.build(config), device, device.dtype) for _ in range(2))
+    for layer in plain.modules():
+        vars(layer).pop("_conv_forward", None)  # which packs the weights: without it torch's own is called
     print("| pass of the U-Net without gradients, latents | dtype | weights laid out in each | packed once | gain |")
     print("|---|---|---|---|---|")
     for batch in (16, 64):
