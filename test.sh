@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, then the test suite (at most 15 minutes on 2 CPU cores, in parallel). Extra arguments go to pytest.
+# Lint, then the test suite (about ten minutes on 2 CPU cores, in parallel). Extra arguments go to pytest.
 set -euo pipefail
 unset CDPATH
 ROOT=$(cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "cosine noise schedule": {"3B": ["--schedule", "cosine"]},
     "learning rate 1e-4": {"3B": ["--lr", "1e-4"]},
     "learning rate 1e-3": {"3B": ["--lr", "1e-3"]},
+    "learning rate 1e-3, 64 channels": {"3B": ["--lr", "1e-3", "--base-channels", "64"]},
     "EMA 0.999": {"3B": ["--ema-decay", "0.999"]},
     "batch 64": {"3B": ["--batch-size", "64"]},
     "no early stopping": {"3B": ["--early-stopping-patience", "0", "--oscillation-window", "0"]},
@@ -86,6 +87,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--num-images", type=int, default=300)
+    parser.add_argument("--cas-seeds", type=int, default=3, help="seeds of the judge's CNN, as 3D's flag")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     args = parser.parse_args()
@@ -99,11 +101,11 @@ def parse_args() -> argparse.Namespace:
 
 def require_same_plan(out: Path, args: argparse.Namespace) -> None:
     """Runs of other minutes or sizes must not end up in one table."""
-    plan = {key: getattr(args, key) for key in ("vae_minutes", "minutes", "image_size", "num_images")}
+    plan = {key: getattr(args, key) for key in ("vae_minutes", "minutes", "image_size", "num_images", "cas_seeds")}
     plan["vae_checkpoint"] = str(args.vae_checkpoint.resolve()) if args.vae_checkpoint else ""
     out.mkdir(parents=True, exist_ok=True)
     record = out / "plan.json"
-    if record.exists() and {"vae_checkpoint": "", **json.loads(record.read_text())} != plan:
+    if record.exists() and {"vae_checkpoint": "", "cas_seeds": 3, **json.loads(record.read_text())} != plan:
         sys.exit(f"{out} holds runs of another plan: {record.read_text()}; choose another --output-dir.")
     record.write_text(json.dumps(plan))
 
@@ -160,7 +162,7 @@ def judged(out: Path, base: Path, sets: dict[str, tuple[Path, Path]], args: argp
         run(
             out, "3D-evaluate-samples-corel.py", "--train-dir", prepared / "corel_all",
             *("--heldout-dir", prepared / "corel_heldout", "--generated", *named, "--vae-checkpoint", vae),
-            *("--output-dir", target, "--device", args.device),
+            *("--output-dir", target, "--device", args.device, "--cas-seeds", args.cas_seeds),
         )  # fmt: skip
     return read_reports(base)
 
