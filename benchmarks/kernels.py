@@ -92,7 +92,8 @@ def packing() -> None:
     config = presets.unet((12, 8, 8), 96, 2, 0.1, 6)
     plain, packed = (for_sampling(denoiser.build(config), device, device.dtype) for _ in range(2))
     for layer in plain.modules():
-        vars(layer).pop("_conv_forward", None)  # which packs the weights: without it torch's own is called
+        if isinstance(layer, torch.nn.Conv2d):
+            del layer._conv_forward  # which packs the weights: without it torch's own is called
     print("| pass of the U-Net without gradients, latents | dtype | weights laid out in each | packed once | gain |")
     print("|---|---|---|---|---|")
     for batch in (16, 64):

@@ -206,7 +206,8 @@ def write_table(path: Path, rows: dict[str, list[dict]], args: argparse.Namespac
         f"{args.vae_minutes:g} minutes for each autoencoder at {args.image_size} px"
     )  # fmt: skip
     head = (
-        f"{vae} and {args.minutes:g} minutes for each diffusion model, {args.num_images} images; {machine}; "
+        f"{vae} and {args.minutes:g} minutes for each diffusion model, {args.num_images} images, "
+        f"{args.cas_seeds} trainings of the judge's CNN; {machine}; "
         f"{date.today().isoformat()}.\n"
     )
     path.write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")

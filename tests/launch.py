@@ -120,17 +120,26 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_together(server: Server, count: int, script: str, *flags: object, before: str = "") -> list[Process]:
+def start_together(
+    server: Server, count: int, script: str, *flags: object, before: str = "", whole: bool = False
+) -> list[Process]:
     """`count` processes of one run, with the environment that torchrun gives them."""
     address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     places = [{**address, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
-    return [server.start(script, *flags, before=f"import os; os.environ.update({p})\n{before}") for p in places]
+    befores = [f"import os; os.environ.update({place})\n{before}" for place in places]
+    return [server.start(script, *flags, before=own, whole=whole) for own in befores]
 
 
 def run_together(
-    server: Server, count: int, script: str, *flags: object, before: str = "", seconds: float = 120.0
+    server: Server,
+    count: int,
+    script: str,
+    *flags: object,
+    before: str = "",
+    seconds: float = 120.0,
+    whole: bool = False,
 ) -> list[Process]:
-    processes = start_together(server, count, script, *flags, before=before)
+    processes = start_together(server, count, script, *flags, before=before, whole=whole)
     for process in processes:
         process.wait(seconds)
     return processes
@@ -180,13 +189,19 @@ class Server:
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
-    def start(self, script: str, *flags: object, cwd: Path = REPOSITORY, before: str = "") -> Process:
-        """Start script "3A", ...; `before` is Python that runs ahead of it, to make it fail or hurry."""
+    def start(
+        self, script: str, *flags: object, cwd: Path = REPOSITORY, before: str = "", whole: bool = False
+    ) -> Process:
+        """Start script "3A", ...; `before` is Python that runs ahead of it, to make it fail or hurry.
+
+        A `whole` one ends as an interpreter does to the last, which takes seconds.
+        """
         self.count += 1
         request = {
             "argv": [str(SCRIPTS[script]), *map(str, flags)],
             "cwd": str(cwd),
             "before": before,
+            "whole": whole,
             "log": f"{self.folder.name}/{self.count}",
         }
         return Process(self, request)
@@ -250,6 +265,10 @@ def _become(request: dict) -> None:
     os.dup2(nothing, 0)
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
+    if request["whole"]:
+        exec(request["before"], {})
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.exit(0)
     code = 1
     try:
         exec(request["before"], {})
@@ -266,19 +285,17 @@ def _become(request: dict) -> None:
 
 
 def _leave(code: int) -> None:
-    """End as an interpreter does, but let the modules be.
+    """End as an interpreter does up to its exit functions, but take nothing apart: no module, no library.
 
-    Taking them apart writes to every page that this process shares with the one it forked from: seconds, many
-    times as long as a tiny run.
+    That would write to every page that this process shares with the one it forked from: seconds, many times as long
+    as a tiny run. What goes wrong in there (a crash of a library as it is unloaded) only a `whole` process shows.
     """
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # what waits for threads, after telling those of thread pools to end
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:
+    except (OSError, ValueError):
         code = 120  # as an interpreter whose output nobody takes
     os._exit(code)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_two_processes_train_as_one_and_each_goes_on_where_the_other_stopped(
     assert alone.code == 0, alone.err
     note = NAME_WRITES.format(folder=str(tmp_path / "two"))
     flags = flags_of(script, images, vae, tmp_path / "two", 4)
-    first, second = fine(run_together(server, 2, script, *flags, before=note))
+    first, second = fine(run_together(server, 2, script, *flags, before=note, whole=True))
     assert_same_curve(tmp_path / "two", tmp_path / "one")
     for net in nets:
         assert_same_weights(tmp_path / "two", tmp_path / "one", net)
@@ -113,7 +114,7 @@ def test_two_processes_train_as_one_and_each_goes_on_where_the_other_stopped(
         "learner.Learner.update = interrupted\n"
     )
     flags = flags_of(script, images, vae, tmp_path / "shrunk", 4)
-    for process in run_together(server, 2, script, *flags, before=signal_at):
+    for process in run_together(server, 2, script, *flags, before=signal_at, whole=True):
         assert process.code == 143, process.out + process.err
     assert checkpoints.load(tmp_path / "shrunk/last.pt")["progress"]["step"] == stop
     resumed = server.run(script, *flags, "--resume", "auto")
@@ -238,17 +239,24 @@ def workers_of(parent: int) -> list[int]:
 @pytest.mark.skipif(os.name != "posix", reason="kills processes by their number")
 def test_torchrun_restarts_a_run_whose_process_died_and_then_gives_up(torchrun: list[str], tmp_path: Path) -> None:
     log = (tmp_path / "log").open("w+")
+
+    def wait(what: Callable[[], object]) -> None:
+        try:
+            wait_for(what)
+        except AssertionError as error:
+            raise AssertionError((tmp_path / "log").read_text()) from error
+
     job = subprocess.Popen(torchrun, cwd=REPOSITORY, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
     last = tmp_path / "run/last.pt"
     try:
         for kill in range(2):
-            wait_for(lambda: len(workers_of(job.pid)) == 2)  # of the second attempt, as the first one's are gone
+            wait(lambda: len(workers_of(job.pid)) == 2)  # of the second attempt, as the first one's are gone
             workers = workers_of(job.pid)
             before = last.stat().st_mtime_ns if last.exists() else 0
-            wait_for(lambda before=before: last.exists() and last.stat().st_mtime_ns > before)
+            wait(lambda before=before: last.exists() and last.stat().st_mtime_ns > before)
             killed = time.monotonic()
             os.kill(workers[kill], signal.SIGKILL)
-            wait_for(lambda workers=workers: not set(workers) & set(workers_of(job.pid)))
+            wait(lambda workers=workers: not set(workers) & set(workers_of(job.pid)))
         job.wait(60)
         assert time.monotonic() - killed < 60
     finally:

@@ -136,6 +136,6 @@ def test_the_others_do_not_bury_an_error_of_the_first(
     }[script]
     output = ("--output", tmp_path / "images.png") if script == "3C" else ()
     before, message = ONLY_FIRST[script]
-    first, second = run_together(server, 2, script, *flags, *output, before=before)
+    first, second = run_together(server, 2, script, *flags, *output, before=before, whole=True)
     failed(first, message)
     failed(second, "Another process of this run has ended.", "Its own error says why.")

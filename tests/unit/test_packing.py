@@ -14,10 +14,10 @@ DTYPES = [
 ]
 
 
-def pair(dtype: torch.dtype, **options) -> tuple[nn.Conv2d, nn.Conv2d]:
+def pair(dtype: torch.dtype, channels: tuple[int, int] = (32, 48), **options) -> tuple[nn.Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
     plain, packed = (
-        nn.Conv2d(32, 48, dtype=dtype, **options).to(memory_format=torch.channels_last).requires_grad_(False)
+        nn.Conv2d(*channels, dtype=dtype, **options).to(memory_format=torch.channels_last).requires_grad_(False)
         for _ in range(2)
     )
     packed.load_state_dict(plain.state_dict())
@@ -48,6 +48,24 @@ def test_the_same_to_the_bit(options: dict, dtype: torch.dtype) -> None:
             assert torch.equal(found, wanted) and found.dtype == wanted.dtype
             assert found.is_contiguous(memory_format=torch.channels_last)
     assert packed._conv_forward.weight.is_mkldnn
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_the_same_to_the_bit_at_the_width_of_the_default_network(dtype: torch.dtype, kernel: int, batch: int) -> None:
+    """Where sums are long enough for another order of summation to show, on one thread and on two."""
+    plain, packed = pair(dtype, (192, 192), kernel_size=kernel, padding=kernel // 2)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            for side in (4, 8):
+                x = torch.randn(batch, 192, side, side, dtype=dtype).to(memory_format=torch.channels_last)
+                with torch.no_grad():
+                    assert torch.equal(packed(x), plain(x))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
