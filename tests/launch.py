@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 REPOSITORY = Path(__file__).parents[1]
 CODES = REPOSITORY / "codes"
@@ -266,25 +267,27 @@ def _become(request: dict) -> None:
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
     if request["whole"]:
-        exec(request["before"], {})
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        sys.exit(0)
-    code = 1
+        _run(request["before"])
     try:
-        exec(request["before"], {})
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        code = 0
+        _run(request["before"])
     except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        if code and not isinstance(ended.code, int):
-            print(ended.code, file=sys.stderr)
+        code = ended.code or 0
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
-    finally:
-        _leave(code)
+        code = 1
+    _leave(code)
 
 
-def _leave(code: int) -> None:
+def _run(before: str) -> NoReturn:
+    exec(before, {})
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.exit(0)
+
+
+def _leave(code: int) -> NoReturn:
     """End as an interpreter does up to its exit functions, but take nothing apart: no module, no library.
 
     That would write to every page that this process shares with the one it forked from: seconds, many times as long

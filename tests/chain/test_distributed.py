@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -239,26 +238,21 @@ def workers_of(parent: int) -> list[int]:
 @pytest.mark.skipif(os.name != "posix", reason="kills processes by their number")
 def test_torchrun_restarts_a_run_whose_process_died_and_then_gives_up(torchrun: list[str], tmp_path: Path) -> None:
     log = (tmp_path / "log").open("w+")
-
-    def wait(what: Callable[[], object]) -> None:
-        try:
-            wait_for(what)
-        except AssertionError as error:
-            raise AssertionError((tmp_path / "log").read_text()) from error
-
     job = subprocess.Popen(torchrun, cwd=REPOSITORY, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
     last = tmp_path / "run/last.pt"
     try:
         for kill in range(2):
-            wait(lambda: len(workers_of(job.pid)) == 2)  # of the second attempt, as the first one's are gone
+            wait_for(lambda: len(workers_of(job.pid)) == 2)  # of the second attempt, as the first one's are gone
             workers = workers_of(job.pid)
             before = last.stat().st_mtime_ns if last.exists() else 0
-            wait(lambda before=before: last.exists() and last.stat().st_mtime_ns > before)
+            wait_for(lambda before=before: last.exists() and last.stat().st_mtime_ns > before)
             killed = time.monotonic()
             os.kill(workers[kill], signal.SIGKILL)
-            wait(lambda workers=workers: not set(workers) & set(workers_of(job.pid)))
+            wait_for(lambda workers=workers: not set(workers) & set(workers_of(job.pid)))
         job.wait(60)
         assert time.monotonic() - killed < 60
+    except AssertionError as error:
+        raise AssertionError((tmp_path / "log").read_text()) from error
     finally:
         if job.poll() is None:
             os.kill(job.pid, signal.SIGSTOP)  # or it would start others meanwhile
